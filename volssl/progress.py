@@ -1,0 +1,31 @@
+"""What the terminal shows while a command works: one progress bar at a time, and plain lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+# Everything for people goes to stderr, so that `--json` on stdout stays clean.
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print one line for the user; brackets in it are text, not markup."""
+    console.print(text, markup=False)
+
+
+def bar() -> Progress:
+    """A progress bar with a count, the time gone by and the time left; hidden where the output is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield from `items` under a progress bar."""
+    with bar() as progress:
+        yield from progress.track(items, description=description, total=total)
