@@ -1,0 +1,49 @@
+"""The contract of an encoder: a volume in, a pyramid of feature maps and one pooled vector out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+Size = tuple[int, int, int]
+
+
+class Encoder(nn.Module):
+    """Maps (B, C, R, A, S) to a pyramid, finest level first.
+
+    Attributes:
+        in_channels: C.
+        channels: channels of each level.
+        strides: input voxels per feature voxel, for each level along R, A, S.
+        dim: length of the pooled feature.
+        min_size: the smallest input along R, A, S.
+        multiple: what the input's size must be divisible by along R, A, S.
+    """
+
+    in_channels: int
+    channels: tuple[int, ...]
+    strides: tuple[Size, ...]
+    dim: int
+    min_size: Size
+    multiple: Size = (1, 1, 1)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, R, A, S) -> one (B, channels[i], R / strides[i][0], ...) for each level, finest first."""
+
+    @abstractmethod
+    def pool(self, pyramid: list[Tensor]) -> Tensor:
+        """The pyramid's last level -> (B, dim)."""
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """(B, C, R, A, S) -> (B, dim)."""
+        return self.pool(self(x))
+
+    def check_size(self, size: Size) -> None:
+        """Raise a ValueError that names the axis where a volume of this size cannot be encoded."""
+        for axis, n, least, multiple in zip("RAS", size, self.min_size, self.multiple, strict=True):
+            if n < least:
+                raise ValueError(f"{type(self).__name__}: axis {axis} has {n} voxels, at least {least} are needed")
+            if n % multiple:
+                raise ValueError(f"{type(self).__name__}: axis {axis} has {n} voxels, a multiple of {multiple} is needed")

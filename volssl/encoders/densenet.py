@@ -1,0 +1,128 @@
+"""The paper's densely connected network for head CT (Ghesu et al. 2022, section 4.5).
+
+"Five dense blocks with (1,2,3,3,3) units, each unit having 3D convolution, 3D batch normalization and LeakyReLU
+activation layers with 16 initial features and a growth rate of 7. The first two blocks only process data in-plane [...]
+and downsample only in (x, y) plane and the last three process data with full (3,3,3) 3D kernels. The final features of
+fixed dimension 1024 are computed through adaptive pooling (both max and average pooling)."
+
+What the paper leaves open, and what stands here:
+- a stem of one in-plane convolution makes the 16 initial features;
+- a dense block concatenates each unit's output to its input, without compression, so that the levels have
+  23, 37, 58, 79 and 100 channels;
+- blocks are separated by average pooling of 2, in plane after the first two and in 3D after the next two;
+- a 1×1×1 convolution brings the 100 channels to 64, and the maximum and the mean over 2×2×2 parts of the volume
+  make 64 × 8 × 2 = 1024 features for any input size.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from volssl.encoders.base import Encoder, Size
+
+UNITS = (1, 2, 3, 3, 3)
+IN_PLANE: Size = (2, 2, 1)  # "in plane" is R and A; S runs through the slices
+VOLUME: Size = (2, 2, 2)
+
+
+def unit(in_channels: int, out_channels: int, kernel: Size) -> nn.Sequential:
+    """Convolution, batch normalisation, LeakyReLU; the size stays."""
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    return nn.Sequential(
+        nn.Conv3d(in_channels, out_channels, kernel, padding=padding, bias=False),
+        nn.BatchNorm3d(out_channels),
+        nn.LeakyReLU(0.01, inplace=True),
+    )
+
+
+class DenseBlock(nn.Module):
+    """Units that each see all that came before: (B, in_channels, ...) -> (B, in_channels + units * growth, ...)."""
+
+    def __init__(self, in_channels: int, *, units: int, growth: int, kernel: Size) -> None:
+        super().__init__()
+        self.units = nn.ModuleList(unit(in_channels + i * growth, growth, kernel) for i in range(units))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.units:
+            x = torch.cat([x, layer(x)], dim=1)
+        return x
+
+
+def pool_parts(x: Tensor) -> Tensor:
+    """Maximum and mean over 2×2×2 parts: (B, C, R, A, S) -> (B, 16 C).
+
+    The same numbers as `AdaptiveMaxPool3d(2)` and `AdaptiveAvgPool3d(2)`, written with slices, which export to ONNX
+    with free sizes. Parts overlap by one voxel where a size is odd.
+    """
+    parts = []
+    for halves in product((0, 1), repeat=3):
+        part = x
+        for axis, half in enumerate(halves, start=2):
+            n = x.shape[axis]
+            part = part.narrow(axis, 0, (n + 1) // 2) if half == 0 else part.narrow(axis, n // 2, n - n // 2)
+        parts += [part.amax(dim=(2, 3, 4)), part.mean(dim=(2, 3, 4))]
+    return torch.cat(parts, dim=1)
+
+
+class PaperDenseNet(Encoder):
+    """The paper's DenseNet, 1024 features for any input of at least 16×16×4 voxels.
+
+    Args:
+        in_channels: channels of the volume.
+        init_features: channels of the stem.
+        growth: channels each unit adds.
+        compress: channels of the last level before pooling; `dim` is 16 times as many.
+        checkpointing: recompute the blocks in the backward pass to save memory.
+    """
+
+    min_size: Size = (16, 16, 4)
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        *,
+        init_features: int = 16,
+        growth: int = 7,
+        compress: int = 64,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.checkpointing = checkpointing
+        self.stem = unit(in_channels, init_features, (3, 3, 1))
+        self.blocks = nn.ModuleList()
+        self.pools = nn.ModuleList()
+        channels, strides, features, stride = [], [], init_features, (1, 1, 1)
+        for level, units in enumerate(UNITS):
+            in_plane = level < 2
+            kernel: Size = (3, 3, 1) if in_plane else (3, 3, 3)
+            self.blocks.append(DenseBlock(features, units=units, growth=growth, kernel=kernel))
+            features += units * growth
+            channels.append(features)
+            strides.append(stride)
+            if level < len(UNITS) - 1:
+                factor = IN_PLANE if in_plane else VOLUME
+                self.pools.append(nn.AvgPool3d(factor))
+                stride = (stride[0] * factor[0], stride[1] * factor[1], stride[2] * factor[2])
+        self.channels, self.strides = tuple(channels), tuple(strides)
+        self.compress = nn.Conv3d(features, compress, kernel_size=1)
+        self.dim = 16 * compress
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        self.check_size((int(x.shape[2]), int(x.shape[3]), int(x.shape[4])))
+        x = self.stem(x)
+        pyramid: list[Tensor] = []
+        for level, block in enumerate(self.blocks):
+            if level:
+                x = self.pools[level - 1](x)
+            recompute = self.checkpointing and self.training
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            pyramid.append(x)
+        return pyramid
+
+    def pool(self, pyramid: list[Tensor]) -> Tensor:
+        return pool_parts(self.compress(pyramid[-1]))
