@@ -2,5 +2,6 @@
 
 from volssl.encoders.base import Encoder
 from volssl.encoders.densenet import PaperDenseNet
+from volssl.encoders.file import load_encoder, save_encoder, start_from
 
-__all__ = ["Encoder", "PaperDenseNet"]
+__all__ = ["Encoder", "PaperDenseNet", "load_encoder", "save_encoder", "start_from"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ class Encoder(nn.Module):
         dim: length of the pooled feature.
         min_size: the smallest input along R, A, S.
         multiple: what the input's size must be divisible by along R, A, S.
+        settings: the arguments of `__init__`, so that a file can build the encoder again.
     """
 
     in_channels: int
@@ -27,6 +29,7 @@ class Encoder(nn.Module):
     dim: int
     min_size: Size
     multiple: Size = (1, 1, 1)
+    settings: dict[str, Any]
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -91,6 +91,13 @@ class PaperDenseNet(Encoder):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.settings = {
+            "in_channels": in_channels,
+            "init_features": init_features,
+            "growth": growth,
+            "compress": compress,
+            "checkpointing": checkpointing,
+        }
         self.in_channels = in_channels
         self.checkpointing = checkpointing
         self.stem = unit(in_channels, init_features, (3, 3, 1))

@@ -1,0 +1,68 @@
+"""The input contract: what an encoder was trained to look at, carried by every file that holds its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from volssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """What feeds an encoder.
+
+    Attributes:
+        modality: `CT` or `MR`.
+        window_hu: (center, width) mapped to the value range; None for MR.
+        spacing_mm: nominal voxel size along R, A, S.
+        grid: voxels of a usual input along R, A, S; encoders take others too.
+        value_range: lowest and highest input value.
+        channels: of the input.
+        orientation: of the axes; always RAS.
+    """
+
+    modality: str
+    window_hu: tuple[float, float] | None
+    spacing_mm: tuple[float, float, float]
+    grid: tuple[int, int, int]
+    value_range: tuple[float, float] = (0.0, 1.0)
+    channels: int = 1
+    orientation: str = "RAS"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers, for YAML, JSON and checkpoints."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> InputContract:
+        """The inverse of `as_dict`."""
+        return InputContract(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def __post_init__(self) -> None:
+        # YAML brings lists; tuples make contracts comparable.
+        for name in ("window_hu", "spacing_mm", "grid", "value_range"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+
+    def refuse_unlike(self, other: InputContract, *, what: str) -> None:
+        """Raise a UserError where `other`, which is about to feed an encoder of this contract, differs from it.
+
+        Modality, window, value range, channels and orientation must be equal; the voxel size may differ by a factor of
+        two, the range over which views rescale in pretraining. The grid is free.
+        """
+        for name in ("modality", "window_hu", "value_range", "channels", "orientation"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise UserError(
+                    f"{what}: it was trained with {name} {mine} and would be fed {theirs}; "
+                    f"set {name} to {mine} or choose another encoder"
+                )
+        for axis, mine_mm, theirs_mm in zip("RAS", self.spacing_mm, other.spacing_mm, strict=True):
+            if not 0.5 <= theirs_mm / mine_mm <= 2:
+                raise UserError(
+                    f"{what}: it was trained with {mine_mm} mm along {axis} and would be fed {theirs_mm} mm, more than a "
+                    "factor of two apart; choose a grid nearer to it or another encoder"
+                )

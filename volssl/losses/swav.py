@@ -1,0 +1,48 @@
+"""The swapped prediction of SwAV with many crops (Caron et al. 2020, Eq. 2 and 6; Ghesu et al. 2022, Eq. 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from volssl.losses.sinkhorn import sinkhorn
+
+
+def swav_loss(
+    scores: Sequence[Tensor],
+    *,
+    assigned: Sequence[int],
+    queue_scores: Sequence[Tensor] | None = None,
+    temperature: float,
+    epsilon: float,
+    iterations: int,
+    all_reduce: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Predict the codes of each assigned crop from every other crop.
+
+    Args:
+        scores: for each crop (B, K), cosine similarities with the prototypes.
+        assigned: the crops whose codes are computed; large or small.
+        queue_scores: for each assigned crop (Q, K), similarities of earlier samples, which make the codes less flat.
+        temperature: divides the scores in the prediction.
+        epsilon, iterations, all_reduce: see `sinkhorn`.
+
+    Returns:
+        A scalar: over assigned crops i, the mean over crops v other than i of the cross-entropy of q_i and
+        softmax(scores_v / temperature). The codes carry no gradient.
+
+    Raises:
+        ValueError: where fewer than two crops are given, or an assigned one does not exist.
+    """
+    if len(scores) < 2 or not assigned or not set(assigned) <= set(range(len(scores))):
+        raise ValueError(f"two crops or more and assigned ones among them are needed, not {len(scores)} and {assigned}")
+    log_p = [torch.log_softmax(s.float() / temperature, dim=1) for s in scores]
+    loss = scores[0].new_zeros((), dtype=torch.float32)
+    for position, i in enumerate(assigned):
+        rows = scores[i] if queue_scores is None else torch.cat([queue_scores[position], scores[i]])
+        codes = sinkhorn(rows, epsilon=epsilon, iterations=iterations, all_reduce=all_reduce)[-len(scores[i]) :]
+        others = [-(codes * log_p[v]).sum(dim=1).mean() for v in range(len(scores)) if v != i]
+        loss = loss + torch.stack(others).mean()
+    return loss / len(assigned)
