@@ -1,0 +1,75 @@
+"""Checkpoints that make a killed run and one never stopped end with the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from volssl.errors import UserError
+from volssl.files import load_tensors, save_tensors
+
+FORMAT = 1
+LAST = Path("checkpoints") / "last.pt"
+
+
+def fingerprint(ids: Iterable[str]) -> str:
+    """A short hash of the volumes of a run, in order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def save_checkpoint(
+    run: Path,
+    *,
+    step: int,
+    settings: Mapping[str, Any],
+    method: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    handlers: Mapping[str, Any],
+) -> Path:
+    """Write `checkpoints/last.pt`: all that the next step depends on. Either the old file stands or the new one."""
+    path = run / LAST
+    random = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        random["cuda"] = torch.cuda.get_rng_state()
+    save_tensors(
+        path,
+        {
+            "format": FORMAT,
+            "step": step,
+            "settings": dict(settings),
+            "method": method.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "random": random,
+            "handlers": dict(handlers),
+        },
+    )
+    return path
+
+
+def load_checkpoint(
+    run: Path, *, settings: Mapping[str, Any], method: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any]]:
+    """Restore method, optimiser and random state from `checkpoints/last.pt`.
+
+    Returns:
+        The steps done, and the state of the handlers.
+
+    Raises:
+        UserError: where the file is damaged, or the run was begun with other settings or on other volumes.
+    """
+    path = run / LAST
+    state = load_tensors(path)
+    for name, value in settings.items():
+        begun = state["settings"].get(name)
+        if begun != value:
+            raise UserError(f"{path}: the run was begun with {name} {begun}, not {value}; a resumed run cannot change it")
+    method.load_state_dict(state["method"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"]["cpu"])
+    if torch.cuda.is_available() and "cuda" in state["random"]:
+        torch.cuda.set_rng_state(state["random"]["cuda"])
+    return int(state["step"]), dict(state["handlers"])

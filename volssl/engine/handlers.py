@@ -1,0 +1,125 @@
+"""Small handlers of the trainer, each with one job: log, picture, progress."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import matplotlib
+import numpy as np
+from ignite.engine import Events
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from volssl.progress import bar
+
+if TYPE_CHECKING:
+    from volssl.engine.trainer import MethodTrainer
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+
+class Handler(Protocol):
+    """What hooks itself into a trainer; one with `state_dict` and `load_state_dict` is part of the checkpoint."""
+
+    def attach(self, engine: MethodTrainer) -> None: ...
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one row a step or an evaluation, and the same for TensorBoard.
+
+    A resumed run forgets the rows after its checkpoint, so that every step stands there once.
+    """
+
+    def __init__(self, run: Path, *, first_step: int) -> None:
+        self.path = run / "metrics.jsonl"
+        rows = self.path.read_text().splitlines() if self.path.is_file() else []
+        kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= first_step]
+        self.path.write_text("".join(row + "\n" for row in kept))
+        self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        self.file = self.path.open("a")
+
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Append one row; the step counts from 1."""
+        self.file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Bring the rows to the disk, before a checkpoint says that they are there."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.board.flush()
+
+    def close(self) -> None:
+        """Close both files."""
+        self.flush()
+        self.file.close()
+        self.board.close()
+
+
+class ProgressBar:
+    """Steps done, loss and time left, on the terminal."""
+
+    def attach(self, engine: MethodTrainer) -> None:
+        progress = bar()
+        task = progress.add_task("training", total=engine.total_steps, completed=engine.state.iteration)
+
+        def advance(trainer: MethodTrainer) -> None:
+            text = f"epoch {trainer.state.epoch}/{trainer.state.max_epochs}  loss {trainer.state.output['loss']:.3f}"
+            progress.update(task, completed=trainer.state.iteration, description=text)
+
+        engine.add_event_handler(Events.STARTED, lambda _: progress.start())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, advance)
+        engine.add_event_handler(Events.COMPLETED, lambda _: progress.stop())
+        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda _: progress.stop())
+
+
+def save_views(batch: Mapping[str, Tensor], path: Path, *, samples: int = 4) -> None:
+    """A picture of the views that the network saw: a row a sample, a column a view, the middle slice of each.
+
+    Shown as radiologists do: the patient's right on the left, anterior up.
+    """
+    names = sorted(name for name, value in batch.items() if value.ndim == 5)
+    if not names:
+        return
+    rows = min(samples, len(batch[names[0]]))
+    figure, axes = pyplot.subplots(rows, len(names), figsize=(1.8 * len(names), 2.1 * rows), squeeze=False)
+    for row in range(rows):
+        for column, name in enumerate(names):
+            volume = batch[name][row, 0].detach().float().cpu().numpy()
+            axis = axes[row][column]
+            axis.imshow(np.rot90(volume[:, :, volume.shape[2] // 2])[:, ::-1], cmap="gray", vmin=0, vmax=1)
+            axis.set_axis_off()
+            if row == 0:
+                axis.set_title(f"{name}\n{'×'.join(map(str, volume.shape))}", fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def save_curve(metrics: Path, path: Path, *, title: str) -> None:
+    """The loss of each step, faint, and its mean over an epoch, from `metrics.jsonl`."""
+    rows: list[dict[str, Any]] = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = [row for row in rows if "loss" in row]
+    if not rows:
+        return
+    steps, losses = np.array([row["step"] for row in rows]), np.array([row["loss"] for row in rows])
+    epochs = np.array([row["epoch"] for row in rows])
+    figure, axis = pyplot.subplots(figsize=(6, 3.2))
+    axis.plot(steps, losses, color="#9db8d6", linewidth=0.8, label="step")
+    centers = [steps[epochs == epoch].mean() for epoch in np.unique(epochs)]
+    means = [losses[epochs == epoch].mean() for epoch in np.unique(epochs)]
+    axis.plot(centers, means, color="#1f4e79", linewidth=1.8, label="mean of the epoch")
+    axis.set(xlabel="step", ylabel="loss", title=title)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
