@@ -1,0 +1,40 @@
+"""Slice labels: from the slices of a scan to those of the grid that a network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from volssl.transforms.head_box import BoxInfo
+
+LEAST_OVERLAP = 0.25  # of the thinner of the two slices, below which a touch does not count
+
+
+def grid_slice_labels(positive: Collection[int], info: BoxInfo) -> np.ndarray:
+    """Labels of the grid's slices from the positive slices of the scan, by union.
+
+    A slice of the grid is positive where it shares at least a quarter of the thinner of the two with a positive slice
+    of the scan. So several thin slices make one thick one positive if any of them is, a thick one makes every thin one
+    that lies in it positive, and a positive slice inside the box is never lost: of a slice cut in two, one half counts.
+
+    Args:
+        positive: indices of the scan's positive slices, inferior to superior.
+        info: where the box lies in the scan.
+
+    Returns:
+        (grid S,) float32: 1, 0, or NaN for a slice of which more than half lies outside of the scan.
+
+    Raises:
+        ValueError: for an index outside of the scan.
+    """
+    n = info.scan_shape[2]
+    outside = [index for index in positive if not 0 <= index < n]
+    if outside:
+        raise ValueError(f"slice {outside[0]} is labelled, but the scan has slices 0 to {n - 1}")
+    overlap = info.slice_overlap()  # (grid S, source S)
+    thickness = (info.box[2][1] - info.box[2][0]) / info.grid[2]  # of a slice of the grid, in source slices
+    touched = overlap >= LEAST_OVERLAP * min(thickness, 1.0)
+    labels = np.any(touched[:, sorted(positive)], axis=1)
+    inside = overlap.sum(axis=1) >= thickness / 2
+    return np.where(inside, labels, np.nan).astype(np.float32)

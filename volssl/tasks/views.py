@@ -1,0 +1,132 @@
+"""What a task's network looks at: the preprocessed scan, cached, then small random changes while it trains."""
+
+from __future__ import annotations
+
+from math import cos, radians, sin
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from volssl.tasks.base import Task
+from volssl.tasks.cache import BoxCache
+from volssl.transforms.head_box import BoxInfo
+from volssl.transforms.intensity import adjust, draw_intensity
+from volssl.views.base import Scan
+
+
+class TaskViews:
+    """Turns a scan into `image` (C, *grid) and, where labels are given, `target` (T,).
+
+    While training, the grid is flipped left to right, turned, scaled and shifted in plane, and changed in intensity.
+    Nothing moves along S, so that the labels of slices stay true.
+
+    Args:
+        task: preprocesses the scan and reads its labels.
+        labels: the joined label table, indexed by the volume's id; None to predict.
+        train: whether to draw random changes.
+        cache: keeps what `task.preprocess` made; None makes it anew each time.
+        flip: probability of a left-right flip.
+        move: probability of a turn, scale and shift.
+        angle_deg: largest turn about the S axis.
+        zoom: range of the scale.
+        shift_mm: largest shift along R and along A.
+        gamma: range of the exponent; narrow, because blood differs from brain by a tenth of the window.
+        gamma_probability: share of views with a gamma.
+        scale: range of the factor on the intensity.
+        offset: range of what is added to it.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        labels: pd.DataFrame | None = None,
+        *,
+        train: bool = False,
+        cache: BoxCache | None = None,
+        flip: float = 0.5,
+        move: float = 0.5,
+        angle_deg: float = 10.0,
+        zoom: tuple[float, float] = (0.92, 1.08),
+        shift_mm: float = 6.0,
+        gamma: tuple[float, float] = (0.85, 1.2),
+        gamma_probability: float = 0.5,
+        scale: tuple[float, float] = (0.95, 1.05),
+        offset: tuple[float, float] = (-0.03, 0.03),
+    ) -> None:
+        self.task, self.labels, self.train, self.cache = task, labels, train, cache
+        self.flip, self.move, self.angle_deg, self.zoom, self.shift_mm = flip, move, angle_deg, zoom, shift_mm
+        self.gamma, self.gamma_probability, self.scale, self.offset = gamma, gamma_probability, scale, offset
+
+    def __call__(self, scan: Scan, rng: np.random.RandomState) -> dict[str, Tensor]:
+        """One scan -> its tensors, plain and float32.
+
+        Raises:
+            ValueError: where the scan has no row in the labels.
+        """
+        image, info = self.preprocessed(scan)
+        views = {"image": self.changed(image, rng) if self.train else image}
+        if self.labels is None:
+            return views
+        if scan.id not in self.labels.index:
+            raise ValueError(f"{scan.id}: not in the label table")
+        return views | {"target": self.task.targets(self.labels.loc[scan.id], info)}
+
+    def preprocessed(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
+        """`task.preprocess`, from the cache where it is there."""
+        if self.cache is None:
+            return self.task.preprocess(scan)
+        return self.cache.get_or_make(scan, self.task)
+
+    def changed(self, image: Tensor, rng: np.random.RandomState) -> Tensor:
+        """Draw and apply one random change; always the same number of draws."""
+        flip, move = rng.uniform() < self.flip, rng.uniform() < self.move
+        angle_deg, zoom = rng.uniform(-self.angle_deg, self.angle_deg), rng.uniform(*self.zoom)
+        shift_mm = rng.uniform(-self.shift_mm, self.shift_mm, size=2)
+        intensity = draw_intensity(
+            rng, gamma=self.gamma, gamma_probability=self.gamma_probability, scale=self.scale, shift=self.offset
+        )
+        image = image.flip(1) if flip else image
+        if move:
+            spacing_mm = self.task.contract.spacing_mm
+            shift = (shift_mm[0] / spacing_mm[0], shift_mm[1] / spacing_mm[1])
+            image = move_in_plane(
+                image, angle_deg=angle_deg, zoom=zoom, shift=shift, aspect=spacing_mm[0] / spacing_mm[1]
+            )
+        return adjust(image, **intensity)
+
+
+def move_in_plane(
+    image: Tensor, *, angle_deg: float, zoom: float, shift: tuple[float, float], aspect: float = 1.0
+) -> Tensor:
+    """Turn, scale and shift every slice alike, about the middle of the grid; 0 comes in from outside.
+
+    Args:
+        image: (C, R, A, S).
+        angle_deg: from R towards A.
+        zoom: above 1 enlarges.
+        shift: along R and A, in voxels.
+        aspect: voxel size along R over that along A.
+    """
+    channels, r, a, s = image.shape
+    turn, shrink = radians(angle_deg), 1 / zoom
+    # What comes to voxel p (from the middle, in voxels) is read at q = inverse turn and zoom of (p - shift).
+    rows = [
+        [shrink * cos(turn), shrink * sin(turn) / aspect],  # q_r from p_r, p_a
+        [-shrink * sin(turn) * aspect, shrink * cos(turn)],  # q_a
+    ]
+    offset_r, offset_a = (-(row[0] * shift[0] + row[1] * shift[1]) for row in rows)
+    # `affine_grid` counts in halves of the image, last axis first.
+    theta = torch.tensor(
+        [
+            [rows[1][1], rows[1][0] * r / a, 2 * offset_a / a],
+            [rows[0][1] * a / r, rows[0][0], 2 * offset_r / r],
+        ],
+        dtype=torch.float32,
+    )
+    planes = image.permute(0, 3, 1, 2).reshape(1, channels * s, r, a)
+    at = functional.affine_grid(theta[None], [1, 1, r, a], align_corners=False)
+    moved = functional.grid_sample(planes, at, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return moved.reshape(channels, s, r, a).permute(0, 2, 3, 1).contiguous()
