@@ -1,0 +1,163 @@
+"""Percentile bootstrap by patient: how far a figure would move with other patients (Efron and Tibshirani 1993, ch. 13).
+
+Patients are drawn with replacement and bring all their studies, so that two scans of one person are not taken for two
+witnesses. A draw that lost a class which the data have is drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from volssl.evaluation.metrics import Floats, Metric, checked_labels, why_undefined
+
+BLOCK = 1_000_000  # weights in memory at once: resamples x cases
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the bounds of its bootstrap interval.
+
+    Attributes:
+        value: the figure on the cases themselves; NaN where it is undefined.
+        low, high: the bounds.
+        n: labelled cases it rests on.
+        n_patients: patients they belong to.
+        level: share of the resamples between the bounds.
+        reason: why there is no value, else None.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    n_patients: int
+    level: float = 0.95
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        if math.isnan(self.value):
+            return f"undefined ({self.reason})"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+    @property
+    def clear_of_zero(self) -> bool:
+        """Whether zero lies outside of the bounds: for a difference, that it is unlikely to be chance."""
+        return self.low > 0 or self.high < 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain JSON: None for NaN."""
+        return {key: None if value != value else value for key, value in asdict(self).items()}
+
+
+def bootstrap_interval(
+    metric: Metric,
+    y: npt.ArrayLike,
+    score: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap a figure of one model.
+
+    Args:
+        metric: a function of `volssl.evaluation.metrics`, thresholds bound with `functools.partial`.
+        y: labels (n,), 0 or 1; cases with NaN are left out.
+        score: scores (n,); NaN on a labelled case is a ValueError.
+        groups: the patient of each case (n,).
+        resamples, level, seed: how many draws, the share of them between the bounds, and the seed of the draws.
+    """
+    labels, (scores,), patients = _labelled_cases(y, [score], groups)
+
+    def statistic(weights: Floats) -> Floats:
+        return metric(labels, scores, weights)
+
+    return _percentile_interval(statistic, labels, patients, resamples=resamples, level=level, seed=seed)
+
+
+def paired_difference(
+    metric: Metric,
+    y: npt.ArrayLike,
+    score: npt.ArrayLike,
+    other: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Bootstrap the figure of `score` minus that of `other` on the same draws of the same cases; arguments as above."""
+    labels, (scores, others), patients = _labelled_cases(y, [score, other], groups)
+
+    def statistic(weights: Floats) -> Floats:
+        return metric(labels, scores, weights) - metric(labels, others, weights)
+
+    return _percentile_interval(statistic, labels, patients, resamples=resamples, level=level, seed=seed)
+
+
+def resample_weights(y: Floats, patients: npt.NDArray[Any], *, resamples: int, seed: int) -> Iterator[Floats]:
+    """Yield blocks (rows, n): how often each case is in each resample; the draws do not depend on the block."""
+    _, patient_of_case = np.unique(patients, return_inverse=True)  # (n,)
+    count = int(patient_of_case.max()) + 1
+    positives = np.bincount(patient_of_case, weights=y, minlength=count).astype(np.float64)
+    negatives = np.bincount(patient_of_case, weights=1 - y, minlength=count).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    rows = max(1, BLOCK // len(y))
+    for start in range(0, resamples, rows):
+        block = [_draw(rng, positives, negatives) for _ in range(min(rows, resamples - start))]
+        yield np.stack(block)[:, patient_of_case]
+
+
+def _draw(rng: np.random.Generator, positives: Floats, negatives: Floats) -> Floats:
+    """How often each patient is drawn (patients,), of draws that keep each class that there is."""
+    while True:
+        times = np.bincount(rng.integers(0, len(positives), size=len(positives)), minlength=len(positives))
+        if all((times @ of_class > 0) or not of_class.any() for of_class in (positives, negatives)):
+            return times.astype(np.float64)
+
+
+def _percentile_interval(
+    statistic: Callable[[Floats], Floats],
+    y: Floats,
+    patients: npt.NDArray[Any],
+    *,
+    resamples: int,
+    level: float,
+    seed: int,
+) -> Interval:
+    n, n_patients = len(y), len(np.unique(patients))
+    value = float(statistic(np.ones(n))) if n else math.nan
+    if math.isnan(value):
+        return Interval(math.nan, math.nan, math.nan, n, n_patients, level, why_undefined(y))
+    draws = np.concatenate(
+        [statistic(weights) for weights in resample_weights(y, patients, resamples=resamples, seed=seed)]
+    )
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(value, float(low), float(high), n, n_patients, level)
+
+
+def _labelled_cases(
+    y: npt.ArrayLike, scores: list[npt.ArrayLike], groups: npt.ArrayLike
+) -> tuple[Floats, list[Floats], npt.NDArray[Any]]:
+    """Leave out cases without a label; ValueError where lengths differ or a labelled case lacks score or patient."""
+    labels = checked_labels(y)
+    columns = [np.asarray(score, dtype=np.float64) for score in scores]
+    patients = np.asarray(groups, dtype=object)
+    if any(patient is None or patient != patient for patient in patients):
+        raise ValueError("a case has no patient: studies of one person cannot be kept together")
+    patients = patients.astype(str)
+    lengths = {len(column) for column in (labels, *columns, patients)}
+    if len(lengths) > 1:
+        raise ValueError(f"labels, scores and patients differ in length: {sorted(lengths)}")
+    kept = ~np.isnan(labels)
+    for column in columns:
+        if np.isnan(column[kept]).any():
+            raise ValueError(f"{int(np.isnan(column[kept]).sum())} labelled cases have no score (NaN)")
+    return labels[kept], [column[kept] for column in columns], patients[kept]

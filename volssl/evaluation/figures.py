@@ -1,0 +1,160 @@
+"""The drawings of the pages, as SVG text: curves, intervals, scores, histories. No global plotting state is touched."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from volssl.evaluation.bootstrap import Interval
+from volssl.evaluation.metrics import Floats
+from volssl.evaluation.predictions import Cases
+
+INK, MUTED, RULE = "#1c2733", "#5b6875", "#d7dde3"
+FIRST, SECOND = "#0b5c8c", "#c2410c"  # the output that matters; what is set against it
+# Okabe and Ito (2008): told apart by the color-blind too. Line styles repeat the difference.
+OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#7a6a00", "#d55e00", "#6b6b6b")
+STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (5, 1.5)), (0, (2, 1)))
+
+
+def roc_figure(cases: Mapping[str, Cases], *, labels: Mapping[str, str], point: tuple[float, float] | None) -> str:
+    """Draw the ROC curve of each output, the first one bold.
+
+    Args:
+        cases: the cases by output; those without both classes are the caller's to leave out.
+        labels: what the legend says of each.
+        point: (specificity, sensitivity) of the first output's operating point.
+    """
+    figure, axes = _square("1 − specificity", "Sensitivity")
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, zorder=1)
+    for rank, (output, of_output) in enumerate(cases.items()):
+        x, y, _ = roc_curve(of_output.y, of_output.score)
+        axes.plot(x, y, label=labels[output], **_line(rank))
+    if point is not None:
+        axes.plot(1 - point[0], point[1], label="operating point", **_marker())
+    _legend_below(axes)
+    return _svg(figure)
+
+
+def precision_recall_figure(cases: Mapping[str, Cases], *, labels: Mapping[str, str]) -> str:
+    """Draw precision against recall of each output, the first one bold; a dotted line marks its share of positives."""
+    figure, axes = _square("Recall (sensitivity)", "Precision")
+    for rank, (output, of_output) in enumerate(cases.items()):
+        precision, recall, _ = precision_recall_curve(of_output.y, of_output.score)
+        axes.plot(recall, precision, drawstyle="steps-post", label=labels[output], **_line(rank))
+    first = next(iter(cases.values()))
+    axes.axhline(first.y.mean(), color=MUTED, linewidth=1, linestyle=":", label="guessing", zorder=1)
+    _legend_below(axes)
+    return _svg(figure)
+
+
+def score_figure(cases: Cases, *, threshold: float | None) -> str:
+    """Draw how the scores of positives and negatives are spread, twenty bins, with the threshold."""
+    figure, axes = _plain(4.6, 3.4, "Score", "Cases")
+    bins = np.linspace(0, 1, 21)
+    for value, name, color in ((0, "labelled negative", FIRST), (1, "labelled positive", SECOND)):
+        scores = cases.score[cases.y == value]
+        axes.hist(scores, bins=bins, label=f"{name} (n = {len(scores)})", color=color, alpha=0.25)
+        axes.hist(scores, bins=bins, color=color, histtype="step", linewidth=1.4)
+    if threshold is not None:
+        axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label=f"threshold {threshold:.3f}")
+    axes.set_xlim(0, 1)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    _legend_below(axes)
+    return _svg(figure)
+
+
+def interval_figure(intervals: Mapping[str, Interval], *, axis: str, reference: float | None = None) -> str:
+    """Draw one dot and its interval a row, from the top down; `reference` is a vertical line, such as no difference."""
+    rows = [(name, interval) for name, interval in intervals.items() if interval.value == interval.value]
+    figure, axes = _plain(4.6, 0.8 + 0.36 * max(len(rows), 1), axis, "")
+    if reference is not None:
+        axes.axvline(reference, color=MUTED, linewidth=1, linestyle=":")
+    for height, (_, interval) in enumerate(rows):
+        axes.plot([interval.low, interval.high], [height, height], color=FIRST, linewidth=2, solid_capstyle="round")
+        axes.plot(interval.value, height, "o", color=FIRST, markersize=6.5)
+    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=RULE, linewidth=0.6)
+    axes.spines["left"].set_visible(False)
+    return _svg(figure)
+
+
+def history_figure(steps: Floats, values: Floats, *, label: str) -> str:
+    """Draw a scalar over steps: faint as it was logged, and bold its running mean where the history is long."""
+    figure, axes = _plain(4.6, 2.7, "Step", label)
+    steps_of_mean, mean = _running_mean(steps, values)
+    if len(mean) < len(values):
+        axes.plot(steps, values, color=FIRST, linewidth=0.8, alpha=0.3)
+    axes.plot(steps_of_mean, mean, color=FIRST, linewidth=1.8, marker="o" if len(values) < 3 else None)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    return _svg(figure)
+
+
+def _running_mean(steps: Floats, values: Floats) -> tuple[Floats, Floats]:
+    """Mean over a window of a twentieth of the history, at the window's middle; short histories stay as they are."""
+    width = len(values) // 20
+    if width < 3:
+        return steps, values
+    kernel = np.ones(width) / width
+    return np.convolve(steps, kernel, mode="valid"), np.convolve(values, kernel, mode="valid")
+
+
+def _plain(width_in: float, height_in: float, x: str, y: str) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelcolor=INK)
+    return figure, axes
+
+
+def _square(x: str, y: str) -> tuple[Figure, Any]:
+    figure, axes = _plain(4.6, 5.3, x, y)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.grid(color=RULE, linewidth=0.6)
+    return figure, axes
+
+
+def _line(rank: int) -> dict[str, Any]:
+    if rank == 0:
+        return {"color": FIRST, "linewidth": 2.6, "zorder": 5}
+    other = (rank - 1) % len(OTHERS)
+    return {"color": OTHERS[other], "linestyle": STYLES[other], "linewidth": 1.3, "zorder": 3}
+
+
+def _marker() -> dict[str, Any]:
+    return {
+        "marker": "o",
+        "linestyle": "none",
+        "markersize": 8,
+        "markeredgecolor": FIRST,
+        "markerfacecolor": "white",
+        "markeredgewidth": 2,
+        "zorder": 6,
+    }
+
+
+def _legend_below(axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as SVG text, the same on every call: no date, ids from a fixed salt."""
+    FigureCanvasSVG(figure)
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "volssl", "svg.fonttype": "path", "font.family": "DejaVu Sans"}):
+        figure.savefig(file, format="svg", metadata={"Date": None}, facecolor="white")
+    return file.getvalue()

@@ -1,0 +1,96 @@
+"""Validation after every epoch of fine-tuning: the best epoch's weights are kept, chosen by the task's own metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ignite.engine import Events
+from torch import nn
+
+from volssl.evaluation.metrics import roc_auc
+from volssl.files import save_tensors
+from volssl.tasks.base import Task
+from volssl.tasks.inference import predict_table
+from volssl.tasks.views import TaskViews
+from volssl.views.base import Scan
+
+if TYPE_CHECKING:
+    from volssl.engine.trainer import MethodTrainer
+
+FORMAT = 1
+MODEL = "model.pt"
+
+
+class Validation:
+    """Predict the validation scans after each epoch; write `model.pt` whenever their AUC is the best so far.
+
+    Args:
+        network: that is trained.
+        task: names the output that counts.
+        scans: of validation patients, labelled.
+        views: of the scans, with labels and without random changes.
+        output_dir: the run.
+        patients: keyed hashes of all whom the weights saw, in pretraining or now.
+        every: epochs between two validations; the last epoch is always validated.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        task: Task,
+        scans: Sequence[Scan],
+        views: TaskViews,
+        output_dir: str,
+        patients: Iterable[str],
+        every: int = 1,
+    ) -> None:
+        self.network, self.task, self.scans, self.views = network, task, scans, views
+        self.path = Path(output_dir) / MODEL
+        self.patients, self.every = sorted(set(patients)), every
+        self.best, self.best_epoch = -math.inf, 0
+
+    def attach(self, engine: MethodTrainer) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: MethodTrainer) -> None:
+        epoch, last = int(engine.state.epoch), int(engine.state.max_epochs)
+        if epoch % self.every and epoch != last:
+            return
+        output = self.task.selection[0]
+        table = predict_table(self.network, self.task, self.scans, self.views)
+        truth, scores = table[f"y_{output}"].to_numpy(float), table[f"p_{output}"].to_numpy(float)
+        value = roc_auc(truth, scores)
+        engine.log.write(engine.state.iteration, epoch, {"validation_auc": value} if np.isfinite(value) else {})
+        # Without both classes there is nothing to choose by: the last epoch stands.
+        if not np.isfinite(value) or value > self.best:
+            self.best, self.best_epoch = max(value, self.best) if np.isfinite(value) else self.best, epoch
+            self.save()
+
+    def save(self) -> None:
+        """Write the network as it is."""
+        state = {key: value.cpu() for key, value in self.network.state_dict().items()}
+        save_tensors(
+            self.path,
+            {
+                "format": FORMAT,
+                "task": self.task.name,
+                "contract": self.task.contract.as_dict(),
+                "patients": self.patients,
+                "epoch": self.best_epoch,
+                "validation_auc": self.best,
+                "network": state,
+            },
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over where the run was stopped."""
+        self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
