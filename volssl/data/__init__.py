@@ -1,0 +1,57 @@
+"""From an archive's folders to batches: discover, check, read, store, split, load.
+
+The names below are loaded when asked for: a process that reads DICOM needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from volssl.data.labels import join_labels
+    from volssl.data.loader import ViewDataset, step_loader
+    from volssl.data.preparation import PrepareSummary, prepare
+    from volssl.data.sampler import StepSampler
+    from volssl.data.scans import MemoryScan, read_scans
+    from volssl.data.splits import split_of
+    from volssl.data.store import Store, StoredScan
+    from volssl.data.training import TrainingScans, refuse_seen
+
+__all__ = [
+    "MemoryScan",
+    "PrepareSummary",
+    "StepSampler",
+    "Store",
+    "StoredScan",
+    "TrainingScans",
+    "ViewDataset",
+    "join_labels",
+    "prepare",
+    "read_scans",
+    "refuse_seen",
+    "split_of",
+    "step_loader",
+]
+
+_HOMES = {
+    "MemoryScan": "scans",
+    "PrepareSummary": "preparation",
+    "StepSampler": "sampler",
+    "Store": "store",
+    "StoredScan": "store",
+    "TrainingScans": "training",
+    "refuse_seen": "training",
+    "ViewDataset": "loader",
+    "join_labels": "labels",
+    "prepare": "preparation",
+    "read_scans": "scans",
+    "split_of": "splits",
+    "step_loader": "loader",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"volssl.data.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'volssl.data' has no attribute {name!r}")

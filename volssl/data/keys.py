@@ -1,0 +1,86 @@
+"""Keyed hashes: how a name, an id or a path becomes a key that says nothing to whoever lacks the secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from volssl.errors import UserError
+
+KEY_FILE = "private.key"  # in the store
+SOURCE_KEY_FILE = "volssl.key"  # in the root of a source folder; the simulator writes one
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".dicom", ".ima")
+
+
+def keyed_hash(key: bytes, kind: str, text: str) -> str:
+    """Hash `text` with the secret `key` into 24 hexadecimal digits; equal texts of two kinds differ."""
+    return hmac.new(key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:24]
+
+
+def study_alias(key: bytes, name: str) -> str:
+    """Hash a name by which a label table may call a study; the suffix of a volume file does not count."""
+    return keyed_hash(key, "alias", plain_name(name))
+
+
+def plain_name(name: str) -> str:
+    """Strip blanks and the suffix of a volume file: `S01.nii.gz` and `S01` are one name."""
+    name = name.strip()
+    for suffix in VOLUME_SUFFIXES:
+        if name.lower().endswith(suffix) and len(name) > len(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def read_key(path: Path) -> bytes:
+    """Read a key file: at least 16 bytes in hexadecimal digits.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii").strip())
+    except OSError as error:
+        raise UserError(
+            f"the key file {path} cannot be read ({error.strerror}): give --key a file that exists"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is no key file: it must hold hexadecimal digits and nothing else") from error
+    if len(key) < 16:
+        raise UserError(
+            f"{path}: a key of {len(key)} bytes is too short: give at least 16 bytes, as 32 hexadecimal digits"
+        )
+    return key
+
+
+def settle_key(store: Path, roots: Sequence[Path], given: Path | None) -> bytes:
+    """Find the secret of a store and keep it there: the one given, the store's own, a source's, or a new one.
+
+    Raises:
+        UserError: the key given is another than the store was made with.
+    """
+    own = store / KEY_FILE
+    wanted = read_key(given) if given else None
+    if own.exists():
+        key = read_key(own)
+        if wanted is not None and wanted != key:
+            raise UserError(f"{store} was made with another key than {given}: leave --key out, or prepare a new store")
+        return key
+    brought = [root / SOURCE_KEY_FILE for root in roots if (root / SOURCE_KEY_FILE).is_file()]
+    key = wanted or (read_key(brought[0]) if brought else secrets.token_bytes(32))
+    write_private(own, key.hex() + "\n")
+    return key
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file only its owner may read (mode 600), whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,162 @@
+"""The label table: joined to a store's volumes by hashed study names, which are never written."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from volssl.data.keys import study_alias
+from volssl.data.slice_labels import SLICE_COLUMNS, slice_indices
+from volssl.data.store import Store
+from volssl.errors import UserError
+
+# Columns that hold text; every other column is a label or a measure, and must be numeric.
+TEXT_COLUMNS = ("study", "patient", "split", "sex", "age_band", "scanner", "site", *SLICE_COLUMNS)
+UNKNOWN = ("", "na", "n/a", "nan", "none", "null", "?")
+
+
+def join_labels(store: Store, csv: str | Path, required_columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Join a label table to the volumes of a store, by the name of the study.
+
+    The table is keyed by `study`: folder or file name, StudyInstanceUID or AccessionNumber. At most one column may mark
+    slices: `slices` (indices counted from inferior), `slice_sops` (SOPInstanceUIDs) or `slice_positions_mm` (RAS z), each
+    a list parted by `;`, blank where unknown.
+
+    Returns:
+        One row a volume in both, in the order of the store, indexed by volume id. The columns are the table's, numbers as
+        float with NaN for unknown; `study` and `patient` hold the store's keyed hashes, `split` the store's split, and a
+        column of slices gives `slice_indices`: the store's own indices along S, or None.
+
+    Raises:
+        UserError: the table is missing, lacks a column, fits no study, names a study twice, or contradicts the store.
+    """
+    path = Path(csv)
+    table = _read(path, required_columns)
+    keys = table["study"].map(lambda name: study_alias(store.key, name))
+    volumes = _volumes_by_name(store)
+    found = [volumes.get(key, []) for key in keys]
+    if not any(found):
+        raise UserError(_nothing_matches(path, store, table))
+    for name, rows in zip(table["study"], found, strict=True):
+        if len({row["study"] for row in rows}) > 1:
+            raise UserError(f"{path}: the name {name!r} fits two studies of the store: name each by its file or UID")
+    _check_studies(path, table, found)
+    _check_patients(path, store, table, found)
+    return _joined(path, store, table, found)
+
+
+def _read(path: Path, required_columns: Sequence[str]) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"the label table {path} does not exist: give --labels a CSV file") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as a table ({type(error).__name__}): give --labels a CSV file"
+        ) from error
+    table.columns = table.columns.str.strip()
+    table = table.apply(lambda column: column.str.strip())
+    for column in ("study", *required_columns):
+        if column not in table:
+            nearest = difflib.get_close_matches(column, table.columns, n=1, cutoff=0.5)
+            hint = f"is {nearest[0]!r} meant" if nearest else f"it has {', '.join(table.columns)}"
+            raise UserError(f"{path} has no column {column!r}: {hint}")
+    marks = [column for column in SLICE_COLUMNS if column in table]
+    if len(marks) > 1:
+        raise UserError(f"{path} marks slices in {' and '.join(marks)}: leave one of these columns")
+    blank = table["study"] == ""
+    if blank.any():
+        raise UserError(f"{path}: line {int(blank.argmax()) + 2} names no study")
+    for column in table.columns:
+        if column not in TEXT_COLUMNS and (column in required_columns or _is_numeric(table[column])):
+            table[column] = _numbers(path, table[column])
+    return table
+
+
+def _is_numeric(column: pd.Series) -> bool:
+    """Whether a column that nobody asked for is meant as numbers: most of what is known in it is one."""
+    known = column[~column.str.lower().isin(UNKNOWN)]
+    return bool(len(known)) and bool(pd.to_numeric(known, errors="coerce").notna().mean() > 0.5)
+
+
+def _numbers(path: Path, column: pd.Series) -> pd.Series:
+    known = ~column.str.lower().isin(UNKNOWN)
+    values = pd.to_numeric(column.where(known), errors="coerce").astype(float)
+    wrong = known & values.isna()
+    if wrong.any():
+        where = int(wrong.argmax())
+        raise UserError(
+            f"{path}: line {where + 2}: {column.name} holds {column.iloc[where]!r}, which is no number; blank is unknown"
+        )
+    return values
+
+
+def _volumes_by_name(store: Store) -> dict[str, list[dict[str, Any]]]:
+    columns = ["id", "patient", "study", "aliases", "split", "shape", "affine", "first_slice_z_mm", "sop"]
+    volumes: dict[str, list[dict[str, Any]]] = {}
+    for row in store.rows.select(columns).to_pylist():
+        for alias in row["aliases"]:
+            volumes.setdefault(alias, []).append(row)
+    return volumes
+
+
+def _check_studies(path: Path, table: pd.DataFrame, found: Sequence[list[dict[str, Any]]]) -> None:
+    """A study may be called by several names, but has one line."""
+    named: dict[str, str] = {}
+    for name, rows in zip(table["study"], found, strict=True):
+        for volume_id in {row["id"] for row in rows}:
+            if volume_id in named:
+                also = "" if named[volume_id] == name else f", as {named[volume_id]!r} too"
+                raise UserError(f"{path} names the study {name!r} twice{also}: leave one line of it")
+            named[volume_id] = name
+    twice = table["study"][table["study"].duplicated()]
+    if len(twice):
+        raise UserError(f"{path} names the study {twice.iloc[0]!r} twice: leave one line of it")
+
+
+def _check_patients(path: Path, store: Store, table: pd.DataFrame, found: Sequence[list[dict[str, Any]]]) -> None:
+    """A patient of the table on two sides of the store's split would be trained on and tested on."""
+    if "patient" not in table:
+        return
+    sides: dict[str, set[str]] = {}
+    for patient, rows in zip(table["patient"], found, strict=True):
+        sides.setdefault(patient, set()).update(row["split"] for row in rows)
+    for patient, splits in sides.items():
+        if patient and len(splits) > 1:
+            raise UserError(
+                f"{path}: the patient {patient!r} has studies in {' and '.join(sorted(splits))} of the store: prepare it "
+                "again with --patients, so that each patient has one split"
+            )
+
+
+def _joined(path: Path, store: Store, table: pd.DataFrame, found: Sequence[list[dict[str, Any]]]) -> pd.DataFrame:
+    marks = next((column for column in SLICE_COLUMNS if column in table), None)
+    records = []
+    for record, rows in zip(table.to_dict("records"), found, strict=True):
+        for row in rows:
+            told = {name: value for name, value in record.items() if name not in SLICE_COLUMNS}
+            told |= {"study": row["study"], "patient": row["patient"], "split": row["split"], "id": row["id"]}
+            if marks:
+                told["slice_indices"] = None
+            records.append(told)
+        if marks and record[marks].lower() not in UNKNOWN:
+            marked = slice_indices(f"{path}: study {record['study']!r}", marks, record[marks], rows, store.key)
+            for told, indices in zip(records[-len(rows) :] if rows else [], marked, strict=True):
+                told["slice_indices"] = indices
+    joined = pd.DataFrame.from_records(records).set_index("id").sort_index()
+    if marks:
+        joined["slice_indices"] = joined["slice_indices"].astype(object)
+    return joined
+
+
+def _nothing_matches(path: Path, store: Store, table: pd.DataFrame) -> str:
+    names = ", ".join(table["study"].head(3))
+    hashed = ", ".join(keyed for keyed in store.rows["id"].slice(0, 3).to_pylist())
+    return (
+        f"{path}: none of its {len(table)} studies is in the store {store.path}: the table has {names}; the store has "
+        f"{hashed} (paths.csv says what these were); name studies by file or folder, StudyInstanceUID or AccessionNumber"
+    )

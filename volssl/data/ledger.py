@@ -1,0 +1,198 @@
+"""What a store knows of its sources: volumes, refusals, paths; and the journal that outlives a kill.
+
+Each outcome is appended to the journal before the next is taken; at the end the journal is folded into the manifest,
+the list of refusals and the private list of paths, and removed. Folding twice gives the same files, so a kill at any
+moment costs the volumes under way and no more.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from volssl.data.keys import write_private
+from volssl.data.manifest import Row, table_of
+from volssl.data.store import MANIFEST, VOLUMES, volume_path, write_whole
+from volssl.errors import UserError
+
+JOURNAL = "journal.jsonl"
+REJECTED = "rejected.csv"
+PATHS = "paths.csv"
+LOCK = ".lock"
+# What the patient table told of a volume, and a later run without the table must not forget.
+TOLD = ("patient", "split", "sex", "age_years", "age_band", "site", "scanner")
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A source that became no volume: its key, why, and what it looked like when it was refused."""
+
+    key: str
+    reason: str
+    sentence: str
+    stamp: str
+
+
+class Ledger:
+    """The rows, refusals and paths of a store that is being written."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self.rows: dict[str, Row] = {}
+        self.rejected: dict[str, Rejection] = {}
+        self.paths: dict[str, str] = {}
+        self._by_source: dict[str, str] = {}
+        self._load()
+        self._journal = (store / JOURNAL).open("a", encoding="utf-8")
+
+    def settled(self, source: str, stamp: str) -> bool:
+        """Whether this source was dealt with and has not changed since."""
+        row = self.rows.get(self._by_source.get(source, ""))
+        if row is not None:
+            return bool(row["stamp"] == stamp) and volume_path(self.store, row["id"]).exists()
+        refused = self.rejected.get(source)
+        return refused is not None and refused.stamp == stamp
+
+    def refused(self, source: str) -> Rejection | None:
+        """Why this source became no volume; None where it did, or is not known."""
+        return self.rejected.get(source)
+
+    def accept(self, row: Row, path: Path) -> Rejection | None:
+        """Enter a volume; a second source of the same volume is refused instead, as long as the first is there."""
+        known = self.rows.get(row["id"])
+        if known is not None and known["source"] != row["source"]:
+            first = self.paths.get(row["id"], "")
+            if first and Path(first).exists():
+                return self.reject(
+                    Rejection(
+                        row["source"], "duplicate", f"The same volume as {row['id']}, stored once.", row["stamp"]
+                    ),
+                    path,
+                )
+        self._write({"path": [row["id"], str(path)], "row": row})
+        return None
+
+    def reject(self, rejection: Rejection, path: Path) -> Rejection:
+        """Enter a refusal."""
+        self._write({"path": [rejection.key, str(path)], "rejected": asdict(rejection)})
+        return rejection
+
+    def fold(self) -> None:
+        """Write manifest, refusals and paths, drop volumes that no row names, and end the journal."""
+        table = table_of(list(self.rows.values()))
+        write_whole(self.store / MANIFEST, _parquet(table))
+        refused = [asdict(self.rejected[key]) for key in sorted(self.rejected)]
+        write_whole(self.store / REJECTED, _csv(("key", "reason", "sentence", "stamp"), refused).encode())
+        kept = {*self.rows, *self.rejected}
+        paths = _csv(
+            ("key", "path"), [{"key": key, "path": self.paths[key]} for key in sorted(kept & self.paths.keys())]
+        )
+        if not (self.store / PATHS).exists() or (self.store / PATHS).read_text(encoding="utf-8") != paths:
+            write_private(self.store / PATHS, paths)
+        wanted = {volume_path(self.store, volume_id).name for volume_id in self.rows}
+        for file in (self.store / VOLUMES).iterdir():
+            if file.name not in wanted:
+                file.unlink()
+        self.close()
+        (self.store / JOURNAL).unlink()
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._journal.write(json.dumps(entry) + "\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+        self._apply(entry)
+
+    def _apply(self, entry: dict[str, Any]) -> None:
+        key, path = entry["path"]
+        self.paths[key] = path
+        if "row" in entry:
+            self._enter(entry["row"])
+        else:
+            rejection = Rejection(**entry["rejected"])
+            self.rows.pop(self._by_source.pop(rejection.key, ""), None)
+            self.rejected[rejection.key] = rejection
+
+    def _enter(self, row: Row) -> None:
+        replaced = self.rows.pop(self._by_source.pop(row["source"], ""), None) or self.rows.get(row["id"])
+        if replaced is not None:
+            self._by_source.pop(replaced["source"], None)
+            row = {**row, **{name: replaced[name] for name in TOLD if replaced[name] is not None}}
+        self.rejected.pop(row["source"], None)
+        self.rows[row["id"]] = row
+        self._by_source[row["source"]] = row["id"]
+
+    def _load(self) -> None:
+        if (self.store / MANIFEST).exists():
+            for row in pq.read_table(self.store / MANIFEST).to_pylist():
+                self.rows[row["id"]] = row
+                self._by_source[row["source"]] = row["id"]
+        for record in _read_csv(self.store / REJECTED):
+            self.rejected[record["key"]] = Rejection(**record)
+        self.paths = {record["key"]: record["path"] for record in _read_csv(self.store / PATHS)}
+        journal = self.store / JOURNAL
+        if not journal.exists():
+            return
+        lines = journal.read_bytes().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]  # a kill may have cut the last one
+        os.truncate(journal, sum(map(len, whole)))
+        for line in whole:
+            self._apply(json.loads(line))
+
+
+@contextmanager
+def writing(store: Path) -> Iterator[Ledger]:
+    """Hold a store alone for writing, and its ledger.
+
+    Raises:
+        UserError: another process is writing to it.
+    """
+    (store / VOLUMES).mkdir(parents=True, exist_ok=True)
+    # A record lock belongs to this process alone: workers that outlive a kill do not keep it.
+    with (store / LOCK).open("w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"{store}: another prepare is writing to it; wait for its end, or take another store"
+            ) from error
+        ledger = Ledger(store)
+        try:
+            yield ledger
+        finally:
+            ledger.close()
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _csv(columns: tuple[str, ...], records: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

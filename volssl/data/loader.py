@@ -1,0 +1,147 @@
+"""Batches of views, bit-equal whatever the number of workers: each sample draws from its own (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from volssl.data.sampler import StepSampler, sample_rng
+from volssl.data.store import Store
+from volssl.errors import UserError
+from volssl.views.base import Scan
+
+Sample = dict[str, Tensor]
+
+
+class ViewDataset(Dataset[Sample]):
+    """The views of a sequence of scans, addressed by (epoch, index).
+
+    Args:
+        scans: volumes, read when a sample is asked for.
+        views: turns a scan and a generator into named tensors; picklable where workers are used.
+        seed: with epoch and index, all that a sample's draws depend on.
+        extras: for each scan, tensors or numbers to add to its sample, such as labels.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        views: Callable[[Scan, np.random.RandomState], Mapping[str, Tensor]],
+        seed: int,
+        extras: Sequence[Mapping[str, Tensor | float | int]] | None = None,
+    ) -> None:
+        if extras is not None and len(extras) != len(scans):
+            raise ValueError(f"{len(extras)} extras for {len(scans)} scans")
+        self.scans = scans
+        self.views = views
+        self.seed = seed
+        self.extras = extras
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def __getitem__(self, where: tuple[int, int]) -> Sample:
+        """The sample of (epoch, index): the views, the extras, and `index`; plain tensors."""
+        return self.__getitems__([where])[0]
+
+    def __getitems__(self, batch: Sequence[tuple[int, int]]) -> list[Sample]:
+        """The samples of a batch, made on one thread: means and FFTs differ in their last bits by thread count."""
+        with one_thread():
+            return [self._sample(epoch, index) for epoch, index in batch]
+
+    def _sample(self, epoch: int, index: int) -> Sample:
+        sample = dict(self.views(self.scans[index], sample_rng(self.seed, epoch, index)))
+        extras = self.extras[index] if self.extras is not None else {}
+        for name, value in {**extras, "index": index}.items():
+            if name in sample:
+                raise ValueError(f"views and extras both make {name!r}")
+            sample[name] = torch.as_tensor(value)
+        return {name: value.as_subclass(Tensor) for name, value in sample.items()}
+
+
+class TrainingScans(ViewDataset):
+    """The views of a store's training patients; those of validation and test are never seen.
+
+    Args:
+        store: what `volssl prepare` wrote.
+        modality: `CT` or `MR`.
+        views, seed: as in `ViewDataset`.
+
+    Attributes:
+        ids: the volumes' keys, in the dataset's order.
+        patients: the keyed hashes of their patients, each once.
+
+    Raises:
+        UserError: the store has no such volume.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        modality: str,
+        views: Callable[[Scan, np.random.RandomState], Mapping[str, Tensor]],
+        seed: int,
+    ) -> None:
+        opened = Store.open(store)
+        columns = opened.rows.select(["id", "patient", "split", "modality"]).to_pylist()
+        rows = [row for row in columns if row["split"] == "train" and row["modality"] == modality]
+        if not rows:
+            held = ", ".join(sorted({f"{row['split']} {row['modality']}" for row in columns}))
+            raise UserError(
+                f"{store} has no training {modality} volume (it holds {held}): add scans with `volssl prepare`"
+            )
+        self.ids = [str(row["id"]) for row in rows]
+        self.patients = sorted({str(row["patient"]) for row in rows})
+        super().__init__([opened.scan(volume_id) for volume_id in self.ids], views, seed)
+
+
+def step_loader(
+    dataset: Dataset[Any], *, batch_size: int, seed: int, start_step: int, total_steps: int, workers: int
+) -> DataLoader[Sample]:
+    """A loader of one batch for each step from `start_step` to `total_steps`.
+
+    Args:
+        dataset: addressed by (epoch, index), such as a `ViewDataset`.
+        seed: of the order; the views have the dataset's.
+        workers: loading processes; 0 loads in this one. The batches are the same.
+
+    Raises:
+        UserError: a batch is larger than the dataset.
+    """
+    sampler = StepSampler(len(cast(Sized, dataset)), batch_size, seed, start_step, total_steps)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        multiprocessing_context=_start_method() if workers else None,
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread, and give the others back after."""
+    threads = torch.get_num_threads()
+    if threads > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if threads > 1:
+            torch.set_num_threads(threads)
+
+
+def _start_method() -> str:
+    """A start that does not copy running threads, as `fork` does; the server imports torch once for all workers."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["volssl.data.loader"])
+    return "forkserver"

@@ -1,0 +1,114 @@
+"""The manifest's columns, and the row a volume gets: hashes and geometry, nothing that names a patient."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from volssl.data.checks import foreground
+from volssl.data.keys import keyed_hash, study_alias
+from volssl.data.volume import Volume
+
+if TYPE_CHECKING:
+    from volssl.views.base import Box
+
+Row = dict[str, Any]
+
+# docs/store.md says what each column holds.
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("patient", pa.string()),
+        ("study", pa.string()),
+        ("aliases", pa.list_(pa.string())),
+        ("modality", pa.string()),
+        ("split", pa.string()),
+        ("shape", pa.list_(pa.int32())),
+        ("spacing_mm", pa.list_(pa.float64())),
+        ("affine", pa.list_(pa.float64())),
+        ("foreground", pa.list_(pa.int32())),
+        ("first_slice_z_mm", pa.float64()),
+        ("sop", pa.list_(pa.string())),
+        ("dtype", pa.string()),
+        ("sex", pa.string()),
+        ("age_years", pa.int32()),
+        ("age_band", pa.string()),
+        ("scanner", pa.string()),
+        ("site", pa.string()),
+        ("source_format", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("checksum", pa.string()),
+        ("source", pa.string()),
+        ("stamp", pa.string()),
+    ]
+)
+PATIENT_UNKNOWN = "patient unknown: the study stands for it"
+
+
+def row_of(volume: Volume, key: bytes, *, source: str, stamp: str) -> Row:
+    """Describe a checked volume; split and age band are settled later, by patient.
+
+    The id comes from the series' identity, or where the source has none, from the voxels and their place: it stays the
+    same when the files move.
+    """
+    origin = volume.origin
+    checksum = array_checksum(volume.array)
+    place = " ".join(f"{value:.4f}" for value in volume.affine.ravel()).replace("-0.0000", "0.0000")
+    volume_id = keyed_hash(key, "volume", origin.identity or f"{checksum} {place}")
+    study = keyed_hash(key, "study", origin.study or origin.identity or checksum)
+    notes = list(volume.notes) if origin.patient else [*volume.notes, PATIENT_UNKNOWN]
+    return {
+        "id": volume_id,
+        "patient": keyed_hash(key, "patient", origin.patient) if origin.patient else study,
+        "study": study,
+        "aliases": sorted({study_alias(key, name) for name in origin.names}),
+        "modality": volume.modality,
+        "split": None,
+        "shape": list(volume.array.shape),
+        "spacing_mm": [round(mm, 6) for mm in volume.spacing_mm],
+        "affine": volume.affine.ravel().tolist(),
+        "foreground": [edge for pair in foreground(volume.array, volume.modality or "") for edge in pair],
+        "first_slice_z_mm": volume.first_slice_z_mm,
+        "sop": [keyed_hash(key, "sop", sop) for sop in origin.sops],
+        "dtype": str(volume.array.dtype),
+        "sex": origin.sex,
+        "age_years": origin.age_years,
+        "age_band": None,
+        "scanner": origin.scanner,
+        "site": None,
+        "source_format": origin.source_format,
+        "notes": notes,
+        "checksum": checksum,
+        "source": source,
+        "stamp": stamp,
+    }
+
+
+def array_checksum(array: np.ndarray) -> str:
+    """SHA-256 of the voxels in C order with their shape and type, in hexadecimal digits."""
+    digest = hashlib.sha256(f"{array.shape} {array.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def age_band(age_years: int | None) -> str | None:
+    """The band that tables group by; None where the age is unknown."""
+    if age_years is None:
+        return None
+    for below, name in ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79")):
+        if age_years < below:
+            return name
+    return "80+"
+
+
+def table_of(rows: list[Row]) -> pa.Table:
+    """The manifest of these rows, in the order of their ids."""
+    return pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["id"])), schema=SCHEMA)
+
+
+def as_box(edges: list[int]) -> Box:
+    """The six edges of a manifest's foreground as a box."""
+    return (edges[0], edges[1]), (edges[2], edges[3]), (edges[4], edges[5])

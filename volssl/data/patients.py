@@ -1,0 +1,140 @@
+"""The patient table: what the files do not tell, joined to the volumes; and one split for each patient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from volssl.data.dicom_headers import AGE_CAP_YEARS
+from volssl.data.keys import keyed_hash, study_alias
+from volssl.data.manifest import PATIENT_UNKNOWN, Row, age_band
+from volssl.data.splits import SPLITS, split_of
+from volssl.errors import UserError
+from volssl.progress import say
+
+PATIENTS_FILE = "patients.csv"  # in the root of a source folder
+
+
+@dataclass(frozen=True)
+class PatientTable:
+    """A checked patient table: texts alone, empty where unknown."""
+
+    path: Path
+    frame: pd.DataFrame
+
+
+def find_patients(roots: Sequence[Path], given: Path | None) -> PatientTable | None:
+    """The table given, or the `patients.csv` of a source folder, or None.
+
+    Raises:
+        UserError: the table is missing or contradicts itself.
+    """
+    if given:
+        return read_patients(given)
+    found = [root / PATIENTS_FILE for root in roots if (root / PATIENTS_FILE).is_file()]
+    if not found:
+        return None
+    say(f"Patients are read from {found[0]}" + (f"; {len(found) - 1} more were not" if found[1:] else ""))
+    return read_patients(found[0])
+
+
+def read_patients(path: Path) -> PatientTable:
+    """Read a table with the columns study and patient, and optionally split, sex, age, site, scanner, age_band.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, names a study twice, or puts a patient on two sides of the split.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as a table ({type(error).__name__}): give --patients a CSV file"
+        ) from error
+    frame.columns = frame.columns.str.strip()
+    frame = frame.apply(lambda column: column.str.strip())
+    for column in ("study", "patient"):
+        if column not in frame:
+            raise UserError(
+                f"{path} has no column {column!r}: it needs study and patient; it has {', '.join(frame.columns)}"
+            )
+        if (frame[column] == "").any():
+            raise UserError(f"{path}: line {int((frame[column] == '').argmax()) + 2} has no {column}: fill it in")
+    twice = frame["study"][frame["study"].duplicated()]
+    if len(twice):
+        raise UserError(f"{path} names the study {twice.iloc[0]!r} twice: leave one line of it")
+    if "split" in frame:
+        _check_splits(path, frame)
+    if "age" in frame:
+        _check_ages(path, frame)
+    return PatientTable(path, frame)
+
+
+def join_patients(rows: Sequence[Row], table: PatientTable, key: bytes) -> None:
+    """Fill what the table tells into the rows whose study it names.
+
+    Raises:
+        UserError: it names no study of the store, or a name fits two studies.
+    """
+    by_alias: dict[str, list[Row]] = {}
+    for row in rows:
+        for alias in row["aliases"]:
+            by_alias.setdefault(alias, []).append(row)
+    unmatched = []
+    for record in table.frame.to_dict("records"):
+        matches = by_alias.get(study_alias(key, record["study"]), [])
+        if len({row["study"] for row in matches}) > 1:
+            raise UserError(
+                f"{table.path}: the name {record['study']!r} fits two studies: name each by its file or UID"
+            )
+        for row in matches:
+            _fill(row, record, key)
+        if not matches:
+            unmatched.append(record["study"])
+    if len(unmatched) == len(table.frame):
+        names = ", ".join(unmatched[:3])
+        raise UserError(f"{table.path} names no study of the store ({names}): use the file or folder name, or the UID")
+    if unmatched:
+        say(f"{len(unmatched)} of {len(table.frame)} studies in {table.path.name} are not in the store")
+
+
+def settle_splits(rows: Sequence[Row], key: bytes) -> None:
+    """Give each row its age band, and each patient one split: the one told, else the one kept, else the hash's."""
+    kept = {row["patient"]: row["split"] for row in sorted(rows, key=lambda row: str(row["id"])) if row["split"]}
+    for row in rows:
+        row["split"] = kept.get(row["patient"]) or split_of(row["patient"], key)
+        row["age_band"] = row["age_band"] or age_band(row["age_years"])
+
+
+def _fill(row: Row, record: dict[str, str], key: bytes) -> None:
+    patient = keyed_hash(key, "patient", record["patient"])
+    if row["patient"] != patient:
+        row["patient"], row["split"] = patient, None
+    row["notes"] = [note for note in row["notes"] if note != PATIENT_UNKNOWN]
+    for name in ("split", "sex", "site", "scanner", "age_band"):
+        row[name] = record.get(name) or row[name]
+    if record.get("age"):
+        row["age_years"] = min(int(float(record["age"])), AGE_CAP_YEARS)
+
+
+def _check_splits(path: Path, frame: pd.DataFrame) -> None:
+    for value in frame["split"]:
+        if value and value not in SPLITS:
+            raise UserError(f"{path}: the split {value!r} is none of {', '.join(SPLITS)}")
+    told = frame[frame["split"] != ""]
+    sides = told.groupby("patient")["split"].nunique()
+    if (sides > 1).any():
+        patient = sides.index[int((sides > 1).argmax())]
+        raise UserError(
+            f"{path} puts the patient {patient!r} on two sides of the split: give all studies of a patient one split"
+        )
+
+
+def _check_ages(path: Path, frame: pd.DataFrame) -> None:
+    told = frame["age"][frame["age"] != ""]
+    years = pd.to_numeric(told, errors="coerce")
+    wrong = told[years.isna() | (years < 0) | (years > 130)]
+    if len(wrong):
+        raise UserError(f"{path}: line {int(wrong.index[0]) + 2}: the age {wrong.iloc[0]!r} is no number of years")

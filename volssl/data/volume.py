@@ -1,0 +1,106 @@
+"""One volume on its way into the store: its voxels in RAS, where it came from, and why it may be refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import nibabel as nib
+import numpy as np
+
+
+class RefusedError(Exception):
+    """A source that cannot become a volume: a reason code, and a sentence that names neither path nor patient."""
+
+    def __init__(self, reason: str, sentence: str) -> None:
+        super().__init__(reason, sentence)
+        self.reason = reason
+        self.sentence = sentence
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the source says of itself, unhashed: never written but into `paths.csv`.
+
+    Attributes:
+        names: everything a label table may call the study: file stem, folders, StudyInstanceUID, AccessionNumber.
+        source_format: `dicom`, `nifti`, `nrrd` or `metaimage`.
+        identity: what stays the same when the files move; empty where only the voxels can tell.
+        patient: the archive's patient id; empty where unknown.
+        study, series: their UIDs; empty where unknown.
+        sops: SOPInstanceUIDs from inferior to superior, where the slices are axial; else empty.
+        age_years: whole years, capped at 90.
+    """
+
+    names: tuple[str, ...]
+    source_format: str
+    identity: str = ""
+    patient: str = ""
+    study: str = ""
+    series: str = ""
+    sops: tuple[str, ...] = ()
+    sex: str | None = None
+    age_years: int | None = None
+    scanner: str | None = None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume in RAS orientation.
+
+    Attributes:
+        array: (R, A, S); Hounsfield units for CT.
+        affine: voxel index to RAS millimetres, 4 x 4.
+        modality: `CT` or `MR`, or None where the source does not say.
+        first_slice_z_mm: RAS z of the source's own first voxel in the slice S = 0 (ImagePositionPatient in DICOM);
+            the slices above follow in steps of `affine[2, 2]`.
+        notes: sentences about what was unusual and was accepted.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    modality: str | None
+    origin: Origin
+    first_slice_z_mm: float
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along R, A, S in mm."""
+        r, a, s = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(r), float(a), float(s)
+
+    def noting(self, *notes: str) -> Volume:
+        """The same volume with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+
+def oriented(
+    array: np.ndarray, affine: np.ndarray, *, modality: str | None, origin: Origin, notes: tuple[str, ...] = ()
+) -> Volume:
+    """Turn a source's array to the nearest RAS axes; voxels stay where they are in space, none is resampled.
+
+    Args:
+        array: three axes in any order.
+        affine: index of `array` to RAS millimetres, 4 x 4; may be oblique.
+
+    Raises:
+        RefusedError: the affine has no inverse.
+    """
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise RefusedError("geometry", "The affine has no inverse, so the volume has no place in space.")
+    turn = nib.orientations.io_orientation(affine)
+    if np.isnan(turn).any():
+        raise RefusedError("geometry", "The affine does not tell which axis is which.")
+    ras = nib.orientations.apply_orientation(array, turn)
+    ras_affine = affine @ nib.orientations.inv_ornt_aff(turn, array.shape)
+    slice_axis = int(np.flatnonzero(turn[:, 0] == 2)[0])
+    first = np.zeros(4)
+    first[3] = 1
+    first[slice_axis] = 0 if turn[slice_axis, 1] > 0 else array.shape[slice_axis] - 1
+    z_mm = float((affine @ first)[2])
+    return Volume(ras, ras_affine, modality, origin, z_mm, notes)
+
+
+def slices_are_axial(affine: np.ndarray) -> bool:
+    """Whether the third axis of a source runs nearer to superior than to anything else."""
+    return int(nib.orientations.io_orientation(affine)[2, 0]) == 2
