@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from volssl.data.keys import study_alias
+from volssl.data.manifest import Row
 from volssl.data.slice_labels import SLICE_COLUMNS, slice_indices
 from volssl.data.store import Store
 from volssl.errors import UserError
+from volssl.progress import say
 
 # Columns that hold text; every other column is a label or a measure, and must be numeric.
 TEXT_COLUMNS = ("study", "patient", "split", "sex", "age_band", "scanner", "site", *SLICE_COLUMNS)
@@ -23,13 +24,13 @@ def join_labels(store: Store, csv: str | Path, required_columns: Sequence[str] =
     """Join a label table to the volumes of a store, by the name of the study.
 
     The table is keyed by `study`: folder or file name, StudyInstanceUID or AccessionNumber. At most one column may mark
-    slices: `slices` (indices counted from inferior), `slice_sops` (SOPInstanceUIDs) or `slice_positions_mm` (RAS z), each
-    a list parted by `;`, blank where unknown.
+    slices: `slices` (indices counted from inferior), `slice_sops` (SOPInstanceUIDs) or `slice_positions_mm` (RAS z),
+    each a list parted by `;`, blank where unknown.
 
     Returns:
-        One row a volume in both, in the order of the store, indexed by volume id. The columns are the table's, numbers as
-        float with NaN for unknown; `study` and `patient` hold the store's keyed hashes, `split` the store's split, and a
-        column of slices gives `slice_indices`: the store's own indices along S, or None.
+        One row a volume in both, in the order of the store, indexed by volume id. The columns are the table's, numbers
+        as float with NaN for unknown; `study` and `patient` hold the store's keyed hashes, `split` the store's split,
+        and a column of slices gives `slice_indices`: the store's own indices along S, or None.
 
     Raises:
         UserError: the table is missing, lacks a column, fits no study, names a study twice, or contradicts the store.
@@ -45,8 +46,8 @@ def join_labels(store: Store, csv: str | Path, required_columns: Sequence[str] =
         if len({row["study"] for row in rows}) > 1:
             raise UserError(f"{path}: the name {name!r} fits two studies of the store: name each by its file or UID")
     _check_studies(path, table, found)
-    _check_patients(path, store, table, found)
-    return _joined(path, store, table, found)
+    _check_patients(path, table, found)
+    return _joined(path, store.key, table, found)
 
 
 def _read(path: Path, required_columns: Sequence[str]) -> pd.DataFrame:
@@ -90,21 +91,21 @@ def _numbers(path: Path, column: pd.Series) -> pd.Series:
     if wrong.any():
         where = int(wrong.argmax())
         raise UserError(
-            f"{path}: line {where + 2}: {column.name} holds {column.iloc[where]!r}, which is no number; blank is unknown"
+            f"{path}: line {where + 2}: {column.name} holds {column.iloc[where]!r}, no number; blank is unknown"
         )
     return values
 
 
-def _volumes_by_name(store: Store) -> dict[str, list[dict[str, Any]]]:
+def _volumes_by_name(store: Store) -> dict[str, list[Row]]:
     columns = ["id", "patient", "study", "aliases", "split", "shape", "affine", "first_slice_z_mm", "sop"]
-    volumes: dict[str, list[dict[str, Any]]] = {}
+    volumes: dict[str, list[Row]] = {}
     for row in store.rows.select(columns).to_pylist():
         for alias in row["aliases"]:
             volumes.setdefault(alias, []).append(row)
     return volumes
 
 
-def _check_studies(path: Path, table: pd.DataFrame, found: Sequence[list[dict[str, Any]]]) -> None:
+def _check_studies(path: Path, table: pd.DataFrame, found: Sequence[list[Row]]) -> None:
     """A study may be called by several names, but has one line."""
     named: dict[str, str] = {}
     for name, rows in zip(table["study"], found, strict=True):
@@ -118,7 +119,7 @@ def _check_studies(path: Path, table: pd.DataFrame, found: Sequence[list[dict[st
         raise UserError(f"{path} names the study {twice.iloc[0]!r} twice: leave one line of it")
 
 
-def _check_patients(path: Path, store: Store, table: pd.DataFrame, found: Sequence[list[dict[str, Any]]]) -> None:
+def _check_patients(path: Path, table: pd.DataFrame, found: Sequence[list[Row]]) -> None:
     """A patient of the table on two sides of the store's split would be trained on and tested on."""
     if "patient" not in table:
         return
@@ -128,29 +129,41 @@ def _check_patients(path: Path, store: Store, table: pd.DataFrame, found: Sequen
     for patient, splits in sides.items():
         if patient and len(splits) > 1:
             raise UserError(
-                f"{path}: the patient {patient!r} has studies in {' and '.join(sorted(splits))} of the store: prepare it "
-                "again with --patients, so that each patient has one split"
+                f"{path}: the patient {patient!r} has studies in {' and '.join(sorted(splits))} of the store: "
+                "prepare it again with --patients, so that each patient has one split"
             )
 
 
-def _joined(path: Path, store: Store, table: pd.DataFrame, found: Sequence[list[dict[str, Any]]]) -> pd.DataFrame:
-    marks = next((column for column in SLICE_COLUMNS if column in table), None)
+def _joined(path: Path, key: bytes, table: pd.DataFrame, found: Sequence[list[Row]]) -> pd.DataFrame:
     records = []
     for record, rows in zip(table.to_dict("records"), found, strict=True):
-        for row in rows:
-            told = {name: value for name, value in record.items() if name not in SLICE_COLUMNS}
-            told |= {"study": row["study"], "patient": row["patient"], "split": row["split"], "id": row["id"]}
-            if marks:
-                told["slice_indices"] = None
-            records.append(told)
-        if marks and record[marks].lower() not in UNKNOWN:
-            marked = slice_indices(f"{path}: study {record['study']!r}", marks, record[marks], rows, store.key)
-            for told, indices in zip(records[-len(rows) :] if rows else [], marked, strict=True):
-                told["slice_indices"] = indices
-    joined = pd.DataFrame.from_records(records).set_index("id").sort_index()
+        told = {name: value for name, value in record.items() if name not in SLICE_COLUMNS}
+        records += [told | {name: row[name] for name in ("id", "study", "patient", "split")} for row in rows]
+    joined = pd.DataFrame.from_records(records)
+    marks = next((column for column in SLICE_COLUMNS if column in table), None)
     if marks:
-        joined["slice_indices"] = joined["slice_indices"].astype(object)
-    return joined
+        joined["slice_indices"] = pd.Series(_slices(path, key, table, found, marks), dtype=object)
+    return joined.set_index("id").sort_index()
+
+
+def _slices(
+    path: Path, key: bytes, table: pd.DataFrame, found: Sequence[list[Row]], marks: str
+) -> list[list[int] | None]:
+    """The store's slice indices for each volume, in the order of `found`; None where unknown."""
+    indices: list[list[int] | None] = []
+    lost = 0
+    for study, cell, rows in zip(table["study"], table[marks], found, strict=True):
+        if cell.lower() in UNKNOWN:
+            indices += [None for _ in rows]
+        else:
+            told, missed = slice_indices(f"{path}: study {study!r}", marks, cell, rows, key)
+            indices += told
+            lost += missed
+    if lost and not any(indices):
+        raise UserError(f"{path}: no slice that {marks} names is in the store: are these its SOPInstanceUIDs?")
+    if lost:
+        say(f"{lost} slices that {marks} of {path.name} names are in no volume of the store")
+    return indices
 
 
 def _nothing_matches(path: Path, store: Store, table: pd.DataFrame) -> str:
@@ -158,5 +171,5 @@ def _nothing_matches(path: Path, store: Store, table: pd.DataFrame) -> str:
     hashed = ", ".join(keyed for keyed in store.rows["id"].slice(0, 3).to_pylist())
     return (
         f"{path}: none of its {len(table)} studies is in the store {store.path}: the table has {names}; the store has "
-        f"{hashed} (paths.csv says what these were); name studies by file or folder, StudyInstanceUID or AccessionNumber"
+        f"{hashed} (paths.csv says what these are); name studies by file, folder, StudyInstanceUID or AccessionNumber"
     )
