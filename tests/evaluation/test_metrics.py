@@ -104,6 +104,22 @@ def test_a_missing_class_gives_no_number_and_a_reason() -> None:
     assert why_undefined(negative[:0]) == "no case has a label"
 
 
+def test_cases_without_a_label_count_nowhere() -> None:
+    y, score, weights = weighted_cases(decimals=1)
+    more_y, more_score = np.append(y, [np.nan] * 3), np.append(score, [0.9, np.nan, 0.1])
+    more_weights = np.pad(weights, ((0, 0), (0, 3)), constant_values=2)
+    for metric in (roc_auc, average_precision, brier_score):
+        assert metric(more_y, more_score, more_weights) == pytest.approx(metric(y, score, weights), abs=1e-12)
+    assert confusion(more_y, more_score, threshold=0.5) == confusion(y, score, threshold=0.5)
+    assert equal_point(more_y, more_score) == equal_point(y, score)
+    assert why_undefined(np.array([np.nan, 1])) == "all 1 labelled cases are positive"
+
+
+def test_a_labelled_case_without_a_score_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 labelled cases have no score"):
+        roc_auc(np.array([0.0, 1]), np.array([0.3, np.nan]))
+
+
 def test_a_label_of_two_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="not 2"):
         checked_labels([0, 1, np.nan, 2])

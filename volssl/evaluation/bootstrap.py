@@ -146,7 +146,7 @@ def _percentile_interval(
 def _labelled_cases(
     y: npt.ArrayLike, scores: list[npt.ArrayLike], groups: npt.ArrayLike
 ) -> tuple[Floats, list[Floats], npt.NDArray[Any]]:
-    """Leave out cases without a label; ValueError where lengths differ or a labelled case lacks score or patient."""
+    """Leave out cases without a label; ValueError where lengths differ or a case lacks a patient."""
     labels = checked_labels(y)
     columns = [np.asarray(score, dtype=np.float64) for score in scores]
     patients = np.asarray(groups, dtype=object)
@@ -157,7 +157,4 @@ def _labelled_cases(
     if len(lengths) > 1:
         raise ValueError(f"labels, scores and patients differ in length: {sorted(lengths)}")
     kept = ~np.isnan(labels)
-    for column in columns:
-        if np.isnan(column[kept]).any():
-            raise ValueError(f"{int(np.isnan(column[kept]).sum())} labelled cases have no score (NaN)")
     return labels[kept], [column[kept] for column in columns], patients[kept]

@@ -228,7 +228,7 @@ def _curve_pictures(
         "precision_recall": svg_picture(
             precision_recall_figure(curves, labels=precisions),
             alt=f"Precision-recall curves. Average precision: {'; '.join(precisions.values())}.",
-            caption=f"Precision–recall, with the average precision of each curve; guessing: {names[leader].lower()}.",
+            caption=f"Precision–recall, with the average precision. Dotted: guessing, for {names[leader].lower()}.",
         ),
     }
 

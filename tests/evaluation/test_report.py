@@ -1,0 +1,316 @@
+"""The pages: whole in one file, safe from what is written into them, true to the figures, and the same every time."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from volssl.errors import UserError
+from volssl.evaluation.bootstrap import Interval
+from volssl.evaluation.examples import radiological, slices_to_show, worked_examples
+from volssl.evaluation.page import grey_picture, number
+from volssl.evaluation.predictions import evaluate_predictions
+from volssl.evaluation.report import ComparisonRow, write_comparison, write_pretrain_report, write_report
+
+OUTPUTS = ("hemorrhage", "subdural", "slices")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Elements(HTMLParser):
+    """All start tags with their attributes, and the visible text."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def pictures(self) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == "img"]
+
+
+def noise(study: str) -> np.ndarray:
+    return np.random.default_rng(int(study.split("-")[1])).random((6, 7, 5))
+
+
+def evaluation_page(out: Path, predictions, validation=None, **options) -> Path:
+    metrics = evaluate_predictions(predictions, outputs=OUTPUTS, validation=validation, resamples=20)
+    return write_report(out, predictions, metrics, **{"title": "Hemorrhage", "image_of": noise, **options})
+
+
+def log(run: Path, *lines: str) -> None:
+    run.mkdir(exist_ok=True)
+    (run / "metrics.jsonl").write_text("\n".join(lines))
+
+
+def row(step: int, loss: float) -> str:
+    return json.dumps({"step": step, "epoch": step // 10, "loss": loss})
+
+
+def test_a_page_needs_nothing_outside_of_itself(predictions, tmp_path) -> None:
+    page = Elements(evaluation_page(tmp_path, predictions))
+    assert not {"script", "iframe", "object", "embed"} & {tag for tag, _ in page.tags}
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "action"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+    assert "url(" not in (tmp_path / "report.html").read_text()
+    assert "@import" not in (tmp_path / "report.html").read_text()
+
+
+def test_every_picture_can_be_read_and_says_in_words_what_it_shows(predictions, tmp_path) -> None:
+    pictures = Elements(evaluation_page(tmp_path, predictions)).pictures()
+    assert len(pictures) == 4 + 6 * 5  # four drawings, six studies of five slices
+    for attributes in pictures:
+        assert len(attributes["alt"] or "") > 20
+        media_type, content = (attributes["src"] or "").split(";base64,")
+        if media_type == "data:image/png":
+            assert Image.open(io.BytesIO(base64.b64decode(content))).size == (6, 7)
+        else:
+            assert ElementTree.fromstring(base64.b64decode(content)).tag.endswith("svg")
+
+
+def test_the_table_shows_the_figures_that_were_worked_out(predictions, validation, tmp_path) -> None:
+    metrics = evaluate_predictions(predictions, outputs=OUTPUTS, validation=validation, resamples=20)
+    text = Elements(write_report(tmp_path, predictions, metrics, title="Hemorrhage")).text
+    for output in OUTPUTS:
+        for figure in metrics["outputs"][output]["metrics"].values():
+            assert f"{figure['value']:.3f} {figure['low']:.3f} to {figure['high']:.3f}" in text
+    point = metrics["outputs"]["hemorrhage"]["operating_point"]
+    assert f"Labelled positive {point['tp']} {point['fn']} Labelled negative {point['fp']} {point['tn']}" in text
+    assert "chosen on the validation patients and applied here unchanged" in text
+    assert "Studies 80 Patients 40" in text
+
+
+def test_a_threshold_that_flatters_is_named_on_the_page(predictions, tmp_path) -> None:
+    text = Elements(evaluation_page(tmp_path, predictions)).text
+    assert "Chosen on the evaluated cases themselves" in text
+    assert "flatter the model" in text
+
+
+def test_the_notices_stand_on_the_page(predictions, tmp_path) -> None:
+    simulated = "Simulated data: says nothing about patients."
+    text = Elements(evaluation_page(tmp_path / "a", predictions, simulated=simulated)).text
+    assert simulated in text
+    assert "Research software, no medical device." in text
+    assert "Simulated" not in Elements(evaluation_page(tmp_path / "b", predictions)).text
+
+
+def test_inserted_text_is_escaped_everywhere(predictions, tmp_path) -> None:
+    bad = "<b onclick=x>&\"'</b>"
+    predictions["id"] = [f"<i>{index}" for index in range(80)]
+    pages = [
+        evaluation_page(
+            tmp_path / "a",
+            predictions,
+            title=bad,
+            facts={bad: bad},
+            simulated=bad,
+            names={"hemorrhage": bad, "subdural": bad, "slices": bad},
+            image_of=lambda study: np.zeros((6, 7, 5)),
+        ),
+        write_comparison(
+            [ComparisonRow(bad, {bad: Interval(0.5, 0.4, 0.6, 9, 9)})],
+            tmp_path / "b",
+            title=bad,
+            reference=bad,
+            facts={bad: bad},
+            equal=[bad],
+            simulated=bad,
+        ),
+    ]
+    log(tmp_path / "c", json.dumps({"step": 1, bad: 1.0}))
+    pages.append(write_pretrain_report(tmp_path / "c", title=bad, facts={bad: bad}, simulated=bad))
+    for page in pages:
+        elements = Elements(page)
+        assert not any("onclick" in attributes for _, attributes in elements.tags)
+        assert not any(tag == "i" and not attributes for tag, attributes in elements.tags)
+        assert bad in elements.text
+
+
+def test_the_same_predictions_make_the_same_bytes(predictions, tmp_path) -> None:
+    first, second = (evaluation_page(tmp_path / name, predictions) for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_the_curves_lie_beside_the_page_as_svg(predictions, tmp_path) -> None:
+    evaluation_page(tmp_path, predictions)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        "roc.svg",
+        "precision_recall.svg",
+        "auc.svg",
+        "scores.svg",
+    }
+
+
+def test_one_class_makes_a_page_with_the_reason_and_no_curve(predictions, tmp_path) -> None:
+    table = predictions.assign(y_hemorrhage=0.0, y_subdural=np.nan, y_slices=None)
+    page = Elements(evaluation_page(tmp_path, table))
+    assert "all 80 labelled cases are negative" in page.text
+    assert "no case has a label" in page.text
+    assert not [picture for picture in page.pictures() if "svg" in (picture["src"] or "")]
+
+
+def test_pictures_show_the_patients_right_at_the_left_and_anterior_up() -> None:
+    axial = np.zeros((6, 7))  # R, A: the index grows to the patient's right and to the front
+    axial[5, 6] = 1
+    picture = Image.open(io.BytesIO(grey_picture(radiological(axial), alt="").content))
+    assert picture.size == (6, 7)
+    assert picture.getpixel((0, 0)) == 255
+    assert np.asarray(picture).sum() == 255
+
+
+def test_grey_values_are_clipped_and_missing_ones_black() -> None:
+    picture = Image.open(io.BytesIO(grey_picture(np.array([[-1.0, 0.5, 2.0, np.nan]]), alt="").content))
+    assert np.asarray(picture).tolist() == [[0, 128, 255, 0]]
+
+
+def test_worked_examples_are_the_highest_true_the_highest_false_and_the_lowest_true(predictions) -> None:
+    names = {output: output for output in OUTPUTS}
+    examples = worked_examples(predictions, OUTPUTS, names=names, threshold=0.5, image_of=noise, of_each=1)
+    score, positive = predictions["p_hemorrhage"], predictions["y_hemorrhage"] == 1
+    expected = [score[positive].max(), score[~positive].max(), score[positive].min()]
+    assert [example.score for example in examples] == expected
+    assert [example.positive for example in examples] == [True, False, True]
+    assert [example.called for example in examples] == [value >= 0.5 for value in expected]
+    shown = predictions.set_index("p_hemorrhage").loc[examples[0].score]
+    assert [part.score for part in examples[0].slices] == shown["p_slices"]
+    assert [part.positive for part in examples[0].slices] == [None, *(value == 1 for value in shown["y_slices"][1:])]
+
+
+def test_no_study_is_shown_twice(predictions) -> None:
+    predictions["y_hemorrhage"] = [1.0] + [0.0] * 79
+    names = {output: output for output in OUTPUTS}
+    examples = worked_examples(predictions, OUTPUTS, names=names, threshold=0.5, image_of=noise, of_each=2)
+    assert [example.kind for example in examples] == ["Highest true", "Highest false", "Highest false"]
+
+
+def test_a_score_that_is_missing_in_a_slice_leaves_its_place_empty(predictions, tmp_path) -> None:
+    predictions["p_slices"] = [[np.nan, 0.25, 0.5, 0.75, 1.0]] * 80
+    page = Elements(evaluation_page(tmp_path, predictions))
+    assert "score –" in (page.pictures()[4]["alt"] or "")
+    assert "score 0.25" in (page.pictures()[5]["alt"] or "")
+
+
+def test_an_image_of_another_depth_is_refused(predictions, tmp_path) -> None:
+    with pytest.raises(ValueError, match="5 slice scores for an image of 4 slices"):
+        evaluation_page(tmp_path, predictions, image_of=lambda study: np.zeros((6, 7, 4)))
+
+
+def test_of_many_slices_evenly_spaced_ones_and_the_highest_are_shown() -> None:
+    scores = np.zeros(40)
+    scores[12] = 0.9
+    shown = slices_to_show(scores, most=10)
+    assert (len(shown), shown[0], shown[-1]) == (10, 0, 39)
+    assert 12 in shown
+    assert shown == sorted(set(shown))
+    assert slices_to_show(np.full(40, np.nan), most=4) == [0, 13, 26, 39]
+    assert slices_to_show(scores[:9], most=10) == list(range(9))
+
+
+def test_a_training_page_has_a_curve_a_scalar_and_the_pictures_of_the_run(tmp_path) -> None:
+    log(tmp_path, *(json.dumps({"step": step, "epoch": 0, "lr": 0.1, "loss": 9 - step}) for step in (1, 2, 3)))
+    (tmp_path / "figures").mkdir()
+    Image.fromarray(np.zeros((4, 9), dtype=np.uint8)).save(tmp_path / "figures" / "views.png")
+    page = Elements(write_pretrain_report(tmp_path, captions={"views": "What the network saw."}))
+    assert [picture["alt"] for picture in page.pictures()] == [
+        "Loss over steps, from 8 at step 1 to 6 at step 3",
+        "Lr over steps, from 0.1 at step 1 to 0.1 at step 3",
+        "What the network saw.",
+    ]
+
+
+def test_of_a_step_logged_twice_the_later_row_holds_and_a_line_cut_off_is_passed_over(tmp_path) -> None:
+    log(tmp_path, row(1, 5), row(2, 4), row(3, 7), row(2, 3), row(3, 2), '{"step": 4, "lo')
+    page = Elements(write_pretrain_report(tmp_path))
+    assert page.pictures()[0]["alt"] == "Loss over steps, from 5 at step 1 to 2 at step 3"
+
+
+def test_a_loss_that_is_nan_does_not_break_the_page(tmp_path) -> None:
+    log(tmp_path, *(row(step, 1.0 if step < 50 else float("nan")) for step in range(100)))
+    assert "to nan at step 99" in Elements(write_pretrain_report(tmp_path)).text
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [(("oops", row(2, 4)), "line 1 is no JSON"), ((row(1, 1), '{"loss": 1}', row(2, 1)), "line 2 has no step")],
+)
+def test_a_broken_log_is_named_with_its_line(tmp_path, lines, message) -> None:
+    log(tmp_path, *lines)
+    with pytest.raises(UserError, match=message):
+        write_pretrain_report(tmp_path)
+
+
+def test_a_folder_without_a_log_is_no_run(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not there"):
+        write_pretrain_report(tmp_path)
+
+
+def test_a_comparison_marks_the_differences_that_are_clear_of_zero(tmp_path) -> None:
+    def auc(value: float) -> dict[str, Interval]:
+        return {"AUC": Interval(value, value - 0.05, value + 0.05, 200, 150, 0.9)}
+
+    rows = [
+        ComparisonRow("From scratch", auc(0.7)),
+        ComparisonRow("SwAV", auc(0.8), Interval(0.1, 0.02, 0.18, 200, 150)),
+        ComparisonRow("Rule", auc(0.69), Interval(-0.01, -0.06, 0.04, 200, 150)),
+    ]
+    page = write_comparison(rows, tmp_path, title="Does it help?", reference="From scratch", equal=["Budget."])
+    elements = Elements(page)
+    assert "0.100 0.020 to 0.180 clear of zero Rule" in elements.text
+    assert "Rule 200 150 patients 0.690 0.640 to 0.740 −0.010 −0.060 to 0.040 AUC of each model" in elements.text
+    assert "With each figure its 90 % interval" in elements.text
+    assert "From scratch 200 150 patients 0.700 0.650 to 0.750 – SwAV" in elements.text
+    assert "Budget." in elements.text
+    assert "SwAV 0.100 (0.020 to 0.180)" in (elements.pictures()[1]["alt"] or "")
+
+
+def test_numbers_have_a_true_minus_and_nothing_is_a_dash() -> None:
+    assert [number(value) for value in (0.12345, -0.5, -0.0001, None, float("nan"))] == [
+        "0.123",
+        "−0.500",
+        "0.000",
+        "–",
+        "–",
+    ]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_browser_loads_every_picture_and_nothing_overflows(predictions, validation, tmp_path, width) -> None:
+    page = evaluation_page(tmp_path, predictions, validation, names={"slices": "Slices (presence)"})
+    probe = """<script>onload = () => { const root = document.documentElement; parent.postMessage({
+        broken: [...document.images].filter(image => !image.naturalWidth).length,
+        images: document.images.length, over: root.scrollWidth - root.clientWidth}, "*") }</script>"""
+    (tmp_path / "probed.html").write_text(page.read_text() + probe)
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<iframe src="probed.html" style="width:{width}px;height:900px;border:0"></iframe><pre></pre>'
+        "<script>onmessage = told => document.querySelector('pre').textContent = JSON.stringify(told.data)</script>"
+    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [CHROMIUM, *options, "--virtual-time-budget=4000", "--dump-dom", frame.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    told = re.search(r"<pre>(\{.*?\})</pre>", shown)
+    assert told is not None, shown[-300:]
+    assert json.loads(told.group(1)) == {"broken": 0, "images": 34, "over": 0}
