@@ -1,7 +1,8 @@
 """The engine: trains any method, logs, and resumes to the same bits."""
 
+from volssl.engine.handlers import SaveEncoder
 from volssl.engine.larc import LARC
 from volssl.engine.schedule import WarmupCosine
 from volssl.engine.trainer import MethodTrainer
 
-__all__ = ["LARC", "MethodTrainer", "WarmupCosine"]
+__all__ = ["LARC", "MethodTrainer", "SaveEncoder", "WarmupCosine"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,8 @@ from ignite.engine import Events
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from volssl.contract import InputContract
+from volssl.encoders import save_encoder
 from volssl.progress import bar
 
 if TYPE_CHECKING:
@@ -123,3 +125,27 @@ def save_curve(metrics: Path, path: Path, *, title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+class SaveEncoder:
+    """`encoder.pt` after every epoch: weights, input contract, and the keyed hashes of the patients seen.
+
+    Args:
+        contract: what the encoder is fed.
+        earlier_patients: those of the run that this one goes on from.
+    """
+
+    def __init__(self, *, contract: InputContract, earlier_patients: Iterable[str] = ()) -> None:
+        self.contract, self.earlier_patients = contract, set(earlier_patients)
+
+    def attach(self, engine: MethodTrainer) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: MethodTrainer) -> None:
+        save_encoder(
+            engine.run_dir / "encoder.pt",
+            engine.method.encoder,
+            contract=self.contract,
+            patients=self.earlier_patients | set(engine.dataset.patients),
+            method=type(engine.method).__name__,
+        )

@@ -22,10 +22,12 @@ from volssl.methods.base import Method, Progress
 
 
 class TrainingSet(Protocol):
-    """A dataset indexed by (epoch, index), which knows the keys of its volumes."""
+    """A dataset indexed by (epoch, index), which knows the keys of its volumes and patients."""
 
     @property
     def ids(self) -> Sequence[str]: ...
+    @property
+    def patients(self) -> Sequence[str]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, position: tuple[int, int]) -> dict[str, Tensor]: ...
 

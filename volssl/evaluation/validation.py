@@ -13,7 +13,6 @@ from torch import nn
 
 from volssl.evaluation.metrics import roc_auc
 from volssl.files import save_tensors
-from volssl.tasks.base import Task
 from volssl.tasks.inference import predict_table
 from volssl.tasks.views import TaskViews
 from volssl.views.base import Scan
@@ -30,9 +29,8 @@ class Validation:
 
     Args:
         network: that is trained.
-        task: names the output that counts.
         scans: of validation patients, labelled.
-        views: of the scans, with labels and without random changes.
+        views: of the scans, with labels and without random changes; its task names the output that counts.
         output_dir: the run.
         patients: keyed hashes of all whom the weights saw, in pretraining or now.
         every: epochs between two validations; the last epoch is always validated.
@@ -42,14 +40,13 @@ class Validation:
         self,
         network: nn.Module,
         *,
-        task: Task,
         scans: Sequence[Scan],
         views: TaskViews,
         output_dir: str,
         patients: Iterable[str],
         every: int = 1,
     ) -> None:
-        self.network, self.task, self.scans, self.views = network, task, scans, views
+        self.network, self.task, self.scans, self.views = network, views.task, scans, views
         self.path = Path(output_dir) / MODEL
         self.patients, self.every = sorted(set(patients)), every
         self.best, self.best_epoch = -math.inf, 0
@@ -62,7 +59,7 @@ class Validation:
         if epoch % self.every and epoch != last:
             return
         output = self.task.selection[0]
-        table = predict_table(self.network, self.task, self.scans, self.views)
+        table = predict_table(self.network, self.scans, self.views)
         truth, scores = table[f"y_{output}"].to_numpy(float), table[f"p_{output}"].to_numpy(float)
         value = roc_auc(truth, scores)
         engine.log.write(engine.state.iteration, epoch, {"validation_auc": value} if np.isfinite(value) else {})

@@ -1,0 +1,8 @@
+"""Downstream tasks: what a label means, and the networks' answers for it."""
+
+from volssl.tasks.base import Task
+from volssl.tasks.cache import BoxCache
+from volssl.tasks.hemorrhage import Hemorrhage
+from volssl.tasks.views import TaskViews
+
+__all__ = ["BoxCache", "Hemorrhage", "Task", "TaskViews"]

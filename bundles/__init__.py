@@ -1,0 +1,1 @@
+"""The bundles that volssl ships; installed as `volssl.bundles`."""

@@ -1,0 +1,56 @@
+"""The paper's DenseNet: its numbers, any input size, and the pooling against PyTorch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from volssl.encoders import PaperDenseNet
+from volssl.encoders.densenet import pool_parts
+
+
+@pytest.mark.parametrize("size", [(48, 56, 20), (33, 40, 9), (16, 16, 4)])
+def test_the_pyramid_has_the_stated_channels_and_strides_at_any_size(size: tuple[int, int, int]) -> None:
+    encoder = PaperDenseNet().eval()
+    assert encoder.channels == (23, 37, 58, 79, 100)
+    pyramid = encoder(torch.zeros(1, 1, *size))
+    for level, channels, stride in zip(pyramid, encoder.channels, encoder.strides, strict=True):
+        assert tuple(level.shape) == (1, channels, *(n // s for n, s in zip(size, stride, strict=True)))
+    assert tuple(encoder.pooled(torch.zeros(1, 1, *size)).shape) == (1, 1024)
+
+
+def test_the_first_two_blocks_never_mix_slices() -> None:
+    encoder = PaperDenseNet().eval()
+    x = torch.rand(1, 1, 16, 16, 4)
+    changed = x.clone()
+    changed[..., 3] += 1.0
+    before, after = encoder(x), encoder(changed)
+    assert torch.equal(before[1][..., :3], after[1][..., :3])
+    assert not torch.equal(before[2][..., 2], after[2][..., 2])
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 1), (4, 6, 2), (3, 3, 5), (1, 1, 1)])
+def test_pooled_parts_equal_adaptive_pooling(shape: tuple[int, int, int]) -> None:
+    x = torch.randn(2, 3, *shape)
+    parts = pool_parts(x).view(2, 8, 2, 3)
+    highest, mean = functional.adaptive_max_pool3d(x, 2), functional.adaptive_avg_pool3d(x, 2)
+    torch.testing.assert_close(parts[:, :, 0].transpose(1, 2), highest.flatten(2))
+    torch.testing.assert_close(parts[:, :, 1].transpose(1, 2), mean.flatten(2))
+
+
+def test_too_small_an_input_names_the_axis() -> None:
+    with pytest.raises(ValueError, match="axis S has 3 voxels, at least 4"):
+        PaperDenseNet()(torch.zeros(1, 1, 32, 32, 3))
+
+
+def test_recomputing_blocks_changes_no_gradient() -> None:
+    torch.manual_seed(1)
+    plain = PaperDenseNet(growth=2, init_features=4, compress=2)
+    saving = PaperDenseNet(growth=2, init_features=4, compress=2, checkpointing=True)
+    saving.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 1, 32, 32, 8)
+    for encoder in (plain, saving):
+        encoder.pooled(x).square().sum().backward()
+    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)

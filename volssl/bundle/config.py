@@ -1,0 +1,190 @@
+"""A bundle's YAML with strict overrides: a key or keyword that does not exist is an error, a value of another type too."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.resources
+import inspect
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser
+from monai.utils import optional_import
+
+from volssl.errors import UserError
+
+SEPARATOR = "::"  # MONAI's own, between the parts of a nested key
+
+
+def bundle_config(bundle: str, name: str) -> Path:
+    """The path of a config that volssl ships.
+
+    Raises:
+        UserError: where there is none of this name; it lists those there are.
+    """
+    folder = Path(str(importlib.resources.files("volssl.bundles"))) / bundle / "configs"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise UserError(f"{name}: no such config in {bundle}{nearest(name, known)}; there are {', '.join(known)}")
+    return path
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`, did you mean X?` or nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A YAML config as plain values, nothing resolved.
+
+    Raises:
+        UserError: where the file is missing or is no YAML mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a bundle's config is a mapping of names to values, this file is none")
+    return values
+
+
+def parse_overrides(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """`KEY=VALUE` words of the command line -> checked values, keyed as MONAI keys them.
+
+    A key names an entry of the config (`max_epochs`, `method::epsilon`), or a keyword of an object that the config builds
+    (`method::queue_length`), whether the config states it or not. Values are YAML.
+
+    Raises:
+        UserError: for a word without `=`, an unknown key (the nearest is suggested), or a value of another type.
+    """
+    return {key: checked(config, key, value) for key, value in map(split_word, words)}
+
+
+def split_word(word: str) -> tuple[str, Any]:
+    """`KEY=VALUE` -> the key, with MONAI's separator, and the value as YAML reads it."""
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise UserError(f"{word}: an override is written KEY=VALUE, for example max_epochs=20")
+    try:
+        return key.lstrip("-").replace("#", SEPARATOR), yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{word}: {text} is not a YAML value") from error
+
+
+def checked(config: Mapping[str, Any], key: str, value: Any) -> Any:
+    """The value, where the key exists and wants such a value."""
+    *path, last = key.split(SEPARATOR)
+    place: Any = config
+    for i, part in enumerate(path):
+        place = entry(place, part, shown=SEPARATOR.join(path[: i + 1]), known=all_keys(config))
+    known = keywords(place)
+    if isinstance(place, Mapping) and last in place and not last.startswith("_"):
+        wanted = None if last in known and place[last] is None else place[last]
+        if isinstance(place[last], Mapping) and not isinstance(value, Mapping):
+            raise UserError(f"{key}: holds several values; name one of {', '.join(map(str, place[last]))}")
+        if isinstance(wanted, str) and wanted.startswith(("$", "@", "%")):
+            wanted = None  # computed by the config: the type shows only when it is built
+        fits_value(key, value, wanted)
+    elif last not in known:
+        raise UserError(f"{key}: unknown option{nearest(key, all_keys(config))}")
+    if last in known:
+        fits_annotation(key, value, known[last])
+    return value
+
+
+def entry(place: Any, part: str, *, shown: str, known: Sequence[str]) -> Any:
+    """One step down a nested key."""
+    if isinstance(place, Mapping) and part in place:
+        return place[part]
+    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+        return place[int(part)]
+    raise UserError(f"{shown}: unknown option{nearest(shown, known)}")
+
+
+def keywords(place: Any) -> dict[str, inspect.Parameter]:
+    """The keywords of the object that a config entry builds, by its `_target_`; empty for plain entries."""
+    if not isinstance(place, Mapping) or not isinstance(place.get("_target_"), str):
+        return {}
+    module, _, name = place["_target_"].rpartition(".")
+    target, found = optional_import(module, name=name)
+    if not found:
+        return {}
+    parameters = inspect.signature(target, eval_str=True).parameters
+    return {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def all_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Every key an override may name, for suggestions."""
+    keys = []
+    for name, value in config.items():
+        if str(name).startswith("_"):
+            continue
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, Mapping):
+            inner = f"{prefix}{name}{SEPARATOR}"
+            keys += all_keys(value, inner)
+            keys += [f"{inner}{k}" for k in keywords(value) if k not in value]
+    return keys
+
+
+def fits_value(key: str, value: Any, wanted: Any) -> None:
+    """Refuse a value of another type than the one it replaces; None in the config takes any."""
+    if wanted is None or value is None:
+        return
+    if isinstance(wanted, bool) or isinstance(value, bool):
+        good = isinstance(wanted, bool) and isinstance(value, bool)
+    elif isinstance(wanted, float):
+        good = isinstance(value, int | float)
+    elif isinstance(wanted, list):
+        good = isinstance(value, list)
+    else:
+        good = isinstance(value, type(wanted))
+    if not good:
+        raise UserError(wrong_type(key, value, type(wanted).__name__))
+    if isinstance(wanted, list) and wanted:
+        for i, item in enumerate(value):
+            fits_value(f"{key}[{i}]", item, wanted[min(i, len(wanted) - 1)])
+
+
+def fits_annotation(key: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Refuse a value that the keyword's annotation does not admit; annotations of other than plain types admit all."""
+    hint = parameter.annotation
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    plain = {bool, int, float, str, type(None)}
+    if not set(options) <= plain:
+        return
+    admitted = {int, *options} if float in options else set(options)
+    if type(value) not in admitted:
+        raise UserError(wrong_type(key, value, " or ".join(o.__name__ for o in options if o is not type(None))))
+
+
+def wrong_type(key: str, value: Any, wanted: str) -> str:
+    """The sentence for a value of the wrong type."""
+    hint = ""
+    if isinstance(value, str) and wanted == "float" and is_number(value):
+        hint = f" (YAML reads {value} as text: write {float(value):.1e})"
+    return f"{key}: {value!r} is a {type(value).__name__}, a {wanted} is needed{hint}"
+
+
+def is_number(text: str) -> bool:
+    """Whether Python reads the text as a number."""
+    try:
+        return isinstance(ast.literal_eval(text), int | float)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def resolved(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with the overrides written into it, references and expressions left as they are."""
+    parser = ConfigParser(dict(config))
+    for key, value in overrides.items():
+        parser[key] = value
+    return typing.cast(dict[str, Any], parser.get())

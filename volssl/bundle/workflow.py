@@ -1,0 +1,116 @@
+"""Runs a bundle's config as `python -m monai.bundle run` does, and keeps the config in the run."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigWorkflow
+
+from volssl.bundle.config import bundle_config, nearest, parse_overrides, read_config, resolved
+from volssl.errors import UserError
+from volssl.evaluation.report import write_pretrain_report
+from volssl.files import write_text
+from volssl.progress import say
+
+CONFIG = "config.yaml"
+PRETRAINING = "volume_pretraining"
+TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification"}
+
+
+def pretrain(
+    method: str, *, store: Path, out: Path, encoder: Path | None = None, resume: bool = False, words: Sequence[str] = ()
+) -> None:
+    """`volssl pretrain`: run a config of `volume_pretraining` on a store's training patients.
+
+    Raises:
+        UserError: for a method or option that does not exist, or whatever stops the run.
+    """
+    given = {"dataset_dir": str(store), "output_dir": str(out)} | ({"encoder_path": str(encoder)} if encoder else {})
+    run_training(bundle_config(PRETRAINING, method), given=given, words=words, resume=resume)
+    write_pretrain_report(out)
+
+
+def finetune(
+    task: str,
+    *,
+    store: Path,
+    labels: Path,
+    out: Path,
+    encoder: Path | None = None,
+    mode: str = "full",
+    fraction: float = 1.0,
+    resume: bool = False,
+    words: Sequence[str] = (),
+) -> None:
+    """`volssl finetune`: run the train config of a task's bundle.
+
+    Raises:
+        UserError: for a task or option that does not exist, labels that do not fit, or whatever stops the run.
+    """
+    if task not in TASK_BUNDLES:
+        raise UserError(f"{task}: no such task{nearest(task, list(TASK_BUNDLES))}; there are {', '.join(TASK_BUNDLES)}")
+    given = {
+        "dataset_dir": str(store),
+        "labels": str(labels),
+        "output_dir": str(out),
+        "mode": mode,
+        "fraction": fraction,
+    } | ({"encoder_path": str(encoder)} if encoder else {})
+    run_training(bundle_config(TASK_BUNDLES[task], "train"), given=given, words=words, resume=resume)
+    write_pretrain_report(out)
+
+
+def run_training(config: Path, *, given: Mapping[str, Any], words: Sequence[str], resume: bool) -> ConfigWorkflow:
+    """Train what a config describes.
+
+    Args:
+        config: a train config of a bundle.
+        given: values of the command's own options, keys of the config; `output_dir` among them.
+        words: `KEY=VALUE` overrides.
+        resume: go on with the run in `output_dir`, with the config that stands there.
+
+    Returns:
+        The workflow, after its run.
+
+    Raises:
+        UserError: for overrides that do not fit, or whatever the run raises.
+    """
+    run = Path(given["output_dir"])
+    kept = run / CONFIG
+    if resume and not run.is_dir():
+        raise UserError(f"{run}: no run there to go on with; leave --resume out to begin one")
+    source = kept if resume and kept.is_file() else config
+    values = read_config(source)
+    overrides = {**given, **parse_overrides(values, words), "resume": resume}
+    values = resolved(values, overrides)
+    if not resume and (run / "checkpoints").is_dir():
+        raise UserError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(kept, yaml.safe_dump({**values, "resume": True}, sort_keys=False, allow_unicode=True))
+    say(f"the same with MONAI alone: {monai_line(config, overrides)}")
+    return run_workflow(kept, meta=config.parent / "metadata.json", override={"resume": resume})
+
+
+def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> ConfigWorkflow:
+    """Initialize, run and finalize a train config with MONAI's `ConfigWorkflow`."""
+    # MONAI tells of a missing logging.conf, Ignite of every epoch; what stops a run is raised, and shown once.
+    for name in ("monai.bundle.workflows", "ignite.engine.engine.MethodTrainer"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    workflow = ConfigWorkflow(
+        config_file=str(config), meta_file=str(meta), logging_file=False, workflow_type="train", **override
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def monai_line(config: Path, overrides: Mapping[str, Any]) -> str:
+    """The `python -m monai.bundle run` line that does the same."""
+    words = [f"--{key}={value if isinstance(value, str) else repr(value)}" for key, value in overrides.items()]
+    return shlex.join(["python", "-m", "monai.bundle", "run", f"--config_file={config}", *words])

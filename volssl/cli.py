@@ -1,0 +1,270 @@
+"""The commands: each parses, calls one function, says what was written and what to run next."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import volssl
+from volssl.errors import UserError
+from volssl.progress import console, say
+
+NOTICE = "volssl is research software and no medical device."
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Self-supervised learning on 3D CT and MR volumes, from the archive's folder to a MONAI bundle.",
+    epilog=f"{NOTICE} Add --debug to any command for the full traceback of an error.",
+)
+simulate_app = typer.Typer(no_args_is_help=True, help="Make a cohort with known truth; simulated, and called so.")
+app.add_typer(simulate_app, name="simulate")
+
+
+class FileFormat(StrEnum):
+    """How a simulated cohort is written."""
+
+    nifti = "nifti"
+    dicom = "dicom"
+
+
+class Site(StrEnum):
+    """Scanner and population of a simulated cohort."""
+
+    a = "A"
+    b = "B"
+
+
+StoreOption = Annotated[Path, typer.Option(help="What `volssl prepare` wrote.")]
+LabelsOption = Annotated[Path, typer.Option(help="A CSV keyed by `study`.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Config entries, or keywords of an object in it: method::epsilon=0.05"),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(volssl.__version__)
+        raise typer.Exit
+
+
+@simulate_app.command("head-ct", epilog="Example: volssl simulate head-ct --n 60 --out cohort")
+def simulate_head_ct(
+    out: Annotated[Path, typer.Option(help="Folder to write; made where it is missing.")],
+    n: Annotated[int, typer.Option(min=1, help="Studies.")] = 60,
+    fmt: Annotated[FileFormat, typer.Option("--format", help="File format.")] = FileFormat.nifti,
+    seed: Annotated[int, typer.Option(help="The cohort is a function of it.")] = 0,
+    site: Annotated[Site, typer.Option(help="B shifts scanner and population, for an external test.")] = Site.a,
+    spacing_mm: Annotated[float, typer.Option(min=0.3, max=8, help="Voxel size in plane.")] = 0.9,
+    slice_mm: Annotated[float | None, typer.Option(min=0.5, max=10, help="Slice thickness; drawn where left out.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the cohort does not depend on it.")] = 2,
+) -> None:
+    """Simulated head CTs with five types of hemorrhage or none: volumes, masks, labels.csv."""
+    from volssl.simulate.cohort import simulate_cohort
+
+    written = simulate_cohort(
+        out, n, seed=seed, site=site.value, fmt=fmt.value, spacing_mm=spacing_mm, slice_mm=slice_mm, workers=workers
+    )
+    wrote(written, written / "labels.csv")
+    then(f"volssl prepare {out} --store store")
+
+
+@app.command(epilog="Example: volssl prepare export/2024 --store store")
+def prepare(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders or files: DICOM, NIfTI, NRRD, MetaImage.")],
+    store: Annotated[Path, typer.Option(help="Folder of the store; new volumes are added to one that exists.")],
+    modality: Annotated[str | None, typer.Option(help="CT or MR, for files that do not say.")] = None,
+    patients: Annotated[Path | None, typer.Option(help="CSV: study, patient and optionally split, sex, age, site.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Key of the hashes; made on first use where left out.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Read an archive's folder into a store: RAS, HU, checked; what fails is listed with its reason."""
+    from volssl.data import prepare as run
+
+    summary = run(sources, store, modality=modality, patients=patients, key=key, workers=workers)
+    say(str(summary))
+    result(as_json, summary.as_dict())
+    wrote(store / "manifest.parquet", store / "rejected.csv")
+    then(f"volssl pretrain swav --store {store} --out runs/swav")
+
+
+@app.command(epilog="Example: volssl pretrain swav --store store --out runs/swav max_epochs=20 batch_size=8")
+def pretrain(
+    method: Annotated[str, typer.Argument(help="A config of bundles/volume_pretraining: swav.")],
+    store: StoreOption,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    overrides: Overrides = None,
+    encoder: Annotated[Path | None, typer.Option(help="A run or an encoder.pt to go on from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+) -> None:
+    """Pretrain an encoder on the training patients of a store."""
+    from volssl.bundle.workflow import pretrain as run
+
+    run(method, store=store, out=out, encoder=encoder, resume=resume, words=overrides or [])
+    wrote(out / "encoder.pt", out / "report.html")
+    then(f"volssl finetune hemorrhage --store {store} --labels labels.csv --encoder {out} --out runs/hemorrhage")
+
+
+@app.command(
+    epilog="Example: volssl finetune hemorrhage --store store --labels cohort/labels.csv --encoder runs/swav "
+    "--out runs/hemorrhage"
+)
+def finetune(
+    task: Annotated[str, typer.Argument(help="hemorrhage.")],
+    store: StoreOption,
+    labels: LabelsOption,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")],
+    overrides: Overrides = None,
+    encoder: Annotated[Path | None, typer.Option(help="A run or an encoder.pt; from scratch where left out.")] = None,
+    mode: Annotated[str, typer.Option(help="full, or frozen: the encoder stays as it is.")] = "full",
+    fraction: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the training patients to use.")] = 1.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+) -> None:
+    """Fine-tune a classifier on a store's labelled training patients."""
+    from volssl.bundle.workflow import finetune as run
+
+    run(
+        task,
+        store=store,
+        labels=labels,
+        out=out,
+        encoder=encoder,
+        mode=mode,
+        fraction=fraction,
+        resume=resume,
+        words=overrides or [],
+    )
+    wrote(out / "model.pt", out / "figures", out / "report.html")
+    then(f"volssl evaluate {out} --store {store} --labels {labels} --out {out}/test")
+
+
+@app.command(epilog="Example: volssl evaluate runs/hemorrhage --store store --labels cohort/labels.csv --out results")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run of `volssl finetune`.")],
+    store: StoreOption,
+    labels: LabelsOption,
+    out: Annotated[Path, typer.Option(help="Folder for the figures and the page.")],
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a classifier: AUC with a bootstrap interval by patient, operating point, figures, and a page to read."""
+    from volssl.bundle.evaluate import evaluate_run, table
+
+    metrics = evaluate_run(run, store=store, labels=labels, split=split, out=out)
+    console.print(table(metrics))
+    result(as_json, metrics)
+    wrote(out / "report.html", out / "metrics.json", out / "predictions.parquet")
+    then(f"volssl export {run} --bundle out/head_ct_hemorrhage_classification")
+
+
+@app.command(epilog="Example: volssl export runs/hemorrhage --bundle out/head_ct_hemorrhage_classification")
+def export(
+    run: Annotated[Path, typer.Argument(help="A run of `volssl finetune`.")],
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
+) -> None:
+    """Pack a classifier as a MONAI bundle that any MONAI tool runs."""
+    from volssl.bundle.export import export_run
+
+    written = export_run(run, bundle)
+    wrote(*written)
+    then(f"volssl predict {bundle} STUDY --out answer")
+
+
+@app.command(epilog="Example: volssl predict out/head_ct_hemorrhage_classification studies/0001 --out answer")
+def predict(
+    bundle: Annotated[Path, typer.Argument(help="A bundle that `volssl export` wrote.")],
+    studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="DICOM folders or volume files.")],
+    out: Annotated[Path, typer.Option(help="Folder for the answers.")],
+    trust: Annotated[bool, typer.Option("--trust", help="Run a bundle whose configs name code of others.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer for studies, straight from DICOM: a JSON each, with what was done to the scan."""
+    from volssl.bundle.predict import predict_studies
+
+    answers = predict_studies(bundle, studies, out, trust=trust)
+    result(as_json, [answer.as_dict() for answer in answers])
+    wrote(*[answer.path for answer in answers])
+    say(NOTICE)
+
+
+@app.command(epilog="Example: volssl demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo writes.")] = Path("demo"),
+    n: Annotated[int, typer.Option(min=40, help="Simulated studies.")] = 400,
+    seed: Annotated[int, typer.Option(help="Of the cohort and of the training.")] = 0,
+) -> None:
+    """The whole line on a simulated cohort, minutes on two CPU cores."""
+    from volssl.bundle.demo import run_demo
+
+    report = run_demo(out, n=n, seed=seed)
+    wrote(report)
+    say(f"open {report} in a browser")
+
+
+def wrote(*paths: Path) -> None:
+    """Name the files that a command wrote."""
+    for path in paths:
+        if path.exists():
+            say(f"wrote {path}")
+
+
+def then(command: str) -> None:
+    """Name the command to run next."""
+    say(f"next: {command}")
+
+
+def result(as_json: bool, value: Any) -> None:
+    """Print a result for machines, where asked."""
+    if as_json:
+        typer.echo(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 failed, 2 usage."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:  # unknown option, missing argument, value of the wrong type
+        if error.format_message():
+            say(f"error: {error.format_message()} (volssl --help lists the commands and what they take)")
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        say("stopped")
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        cause = user_error_in(error)
+        say(f"error: {cause or f'{type(error).__name__}: {first_line(error)} (--debug shows where)'}")
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """The UserError that MONAI wrapped while it built an object, if there is one."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().splitlines() or ["no further word"])[0]
+
+
+if __name__ == "__main__":
+    main()
