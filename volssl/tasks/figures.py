@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ HEIGHT = 160  # pixels of a cut
 
 
 def write_montage(images: Sequence[Tensor], path: Path, *, spacing_mm: tuple[float, float, float]) -> Path:
-    """Write a PNG with one row a case: the axial, coronal and sagittal middle slice, each pixel as wide as high.
+    """Write a PNG, two cases a row: the axial, coronal and sagittal middle slice of each, in true proportions.
 
     The patient's right is on the left of axial and coronal cuts, anterior on the right of sagittal ones.
 
@@ -35,7 +36,9 @@ def write_montage(images: Sequence[Tensor], path: Path, *, spacing_mm: tuple[flo
     cuts = [cut for image in images for cut in middle_cuts(image, spacing_mm)]
     side = tuple(max(cut.shape[axis] for cut in cuts) for axis in (0, 1))
     framed = [np.pad(cut, [(0, n - m) for n, m in zip(side, cut.shape, strict=True)]) for cut in cuts]
-    picture = montage(np.stack(framed), grid_shape=(len(images), 3), padding_width=2, fill=0.3)
+    picture = montage(
+        np.stack(framed), grid_shape=(ceil(len(images) / 2), 6 if len(images) > 1 else 3), padding_width=2, fill=0.3
+    )
     png = BytesIO()
     imsave(png, picture, format="png", cmap="gray", vmin=0, vmax=1)
     write_atomically(path, lambda file: file.write(png.getvalue()))

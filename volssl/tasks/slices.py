@@ -23,7 +23,7 @@ def grid_slice_labels(positive: Collection[int], info: BoxInfo) -> np.ndarray:
         info: where the box lies in the scan.
 
     Returns:
-        (grid S,) float32: 1, 0, or NaN for a slice of which more than half lies outside of the scan.
+        (grid S,) float32: 1, 0, or NaN for a slice that is not positive and lies mostly outside of the scan.
 
     Raises:
         ValueError: for an index outside of the scan.
@@ -36,5 +36,5 @@ def grid_slice_labels(positive: Collection[int], info: BoxInfo) -> np.ndarray:
     thickness = (info.box[2][1] - info.box[2][0]) / info.grid[2]  # of a slice of the grid, in source slices
     touched = overlap >= LEAST_OVERLAP * min(thickness, 1.0)
     labels = np.any(touched[:, sorted(positive)], axis=1)
-    inside = overlap.sum(axis=1) >= thickness / 2
-    return np.where(inside, labels, np.nan).astype(np.float32)
+    known = labels | (overlap.sum(axis=1) >= thickness / 2)
+    return np.where(known, labels, np.nan).astype(np.float32)

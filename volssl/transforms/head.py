@@ -84,6 +84,15 @@ class HeadMask:
         return float(CAP_MM * (1 - np.sqrt(1 - areas[last] / widest)))
 
     @property
+    def cut_mm2(self) -> float:
+        """Area of the cranium on the scan's right, left, front or back face, whichever is largest."""
+        faces = []
+        for axis in (0, 1):
+            last = int((self.scan_mm[axis] - self.origin_mm[axis]) / self.voxel_mm - 1.0)
+            faces += [self.cranium[:, :, self.band].take(index, axis=axis).sum() for index in (PAD, last)]
+        return float(max(faces)) * self.voxel_mm**2
+
+    @property
     def band(self) -> slice:
         """Coarse slices from the vertex down to `BAND_MM` below it, at least the upper 20 mm of what there is."""
         top = (self.top_mm - self.origin_mm[2]) / self.voxel_mm

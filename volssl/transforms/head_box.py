@@ -29,6 +29,7 @@ MARGIN_MM = 2.0  # between the vertex (outer table of the skull) and the upper f
 
 LARGEST_HEAD_MM2, SMALLEST_HEAD_MM2 = 45_000.0, 8_000.0  # widest cross-section with the scalp: 20 × 24 cm is 38,000 mm²
 LEAST_HEIGHT_MM = 90.0
+MOST_CUT_MM2 = 1500.0
 LEAST_BRAIN_LIKE = 0.7
 
 
@@ -111,9 +112,8 @@ def unlike_a_head(mask: HeadMask) -> tuple[str, ...]:
     if not mask.found:
         return ("no tissue found",)
     reasons = []
-    areas = mask.areas_mm2(mask.cranium if mask.has_skull else mask.head)
-    height_mm = (areas > 1000).sum() * mask.voxel_mm
-    widest = areas[mask.band].max()
+    height_mm = (mask.areas_mm2(mask.head) > 1000).sum() * mask.voxel_mm
+    widest = mask.areas_mm2(mask.cranium)[mask.band].max()
     if widest > LARGEST_HEAD_MM2:
         reasons.append(f"a cross-section of {widest / 100:.0f} cm² is more than a head's")
     elif widest < SMALLEST_HEAD_MM2:
@@ -124,6 +124,8 @@ def unlike_a_head(mask: HeadMask) -> tuple[str, ...]:
         reasons.append(f"only {height_mm:.0f} mm of the head are in the field of view")
     if mask.missing_mm > 10:
         reasons.append(f"the top of the head is outside of the field of view by about {mask.missing_mm:.0f} mm")
+    if mask.cut_mm2 > MOST_CUT_MM2:
+        reasons.append("the head is cut off at the side of the field of view")
     if mask.brain_like < LEAST_BRAIN_LIKE:
         reasons.append(f"only {mask.brain_like:.0%} of the inside has the HU of brain, blood or water")
     return tuple(reasons)
