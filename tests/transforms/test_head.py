@@ -91,7 +91,7 @@ def test_where_the_vertex_is_cut_off_its_height_is_estimated_and_said(head: Phan
 def test_a_part_of_a_head_is_boxed_and_said_to_be_one(head: Phantom) -> None:
     slab = find_head(head.hu[:, :, 70:105], SPACING)  # 140 to 210 mm
     assert unlike_a_head(slab) == (
-        f"only {(slab.areas_mm2(slab.head) > 1000).sum() * 4} mm of the head are in the field of view",
+        f"only {(slab.areas_mm2(slab.head) > 1000).sum() * 4} mm along the body are in the field of view",
     )
     assert place_box(slab, SPACING, EXTENT_MM)[2][1] * 2 == pytest.approx(SKULL_TOP_MM + MARGIN_MM - 140, abs=2)
     narrow = find_head(head.hu[20:90], SPACING)  # 140 of 150 mm of skull

@@ -121,7 +121,7 @@ def unlike_a_head(mask: HeadMask) -> tuple[str, ...]:
     if not mask.has_skull:
         reasons.append("no closed skull")
     if height_mm < LEAST_HEIGHT_MM:
-        reasons.append(f"only {height_mm:.0f} mm of the head are in the field of view")
+        reasons.append(f"only {height_mm:.0f} mm along the body are in the field of view")
     if mask.missing_mm > 10:
         reasons.append(f"the top of the head is outside of the field of view by about {mask.missing_mm:.0f} mm")
     if mask.cut_mm2 > MOST_CUT_MM2:
