@@ -72,7 +72,7 @@ def guess_modality(array: np.ndarray, limits: Thresholds = THRESHOLDS) -> str:
         sentence = f"Values from {sample.min():g} to {sample.max():g} fit neither CT with air nor MR: {ask}."
         raise RefusedError("modality_unknown", sentence)
     body = sample[sample > 200]
-    if body.size > 0.02 * sample.size and sample.max() > 1500 and (np.abs(body - 1060) < 100).mean() > 0.4:
+    if body.size > 0.02 * sample.size and ((body > 850) & (body < 1200)).mean() > 0.6:
         sentence = f"The values look like CT with 1024 added to the HU: subtract it, or {ask}."
         raise RefusedError("modality_unknown", sentence)
     return "MR"

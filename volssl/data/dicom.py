@@ -220,9 +220,10 @@ def _upright(array: np.ndarray, first: Header, step_mm: np.ndarray) -> tuple[np.
 def _decode(one: Header) -> np.ndarray:
     """One slice, slope and intercept applied: (column, row).
 
-    SimpleITK decodes CT, whose rescaling it applies itself; it leaves that of MR and of unknown classes alone.
+    SimpleITK decodes compressed CT and rescales it itself; MR and unknown classes it does not rescale. Of a picture
+    without compression that is cut short it returns the rest as whatever lay in memory, where pydicom raises.
     """
-    if one.sop_class == CT_IMAGE:
+    if one.compressed and one.sop_class == CT_IMAGE:
         try:
             reader = SimpleITK.ImageFileReader()
             reader.SetImageIO("GDCMImageIO")

@@ -79,6 +79,7 @@ class Header:
     frames: int
     samples: int
     photometric: str
+    compressed: bool
     row_spacing_mm: float | None
     column_spacing_mm: float | None
     orientation: tuple[float, ...] | None
@@ -161,6 +162,7 @@ def _header(found: Found, stamp: str, dataset: Dataset) -> Header:
         frames=int(dataset.get("NumberOfFrames") or 1),
         samples=int(dataset.get("SamplesPerPixel") or 1),
         photometric=_text(dataset, "PhotometricInterpretation").upper(),
+        compressed=bool(meta.TransferSyntaxUID.is_compressed) if "TransferSyntaxUID" in meta else False,
         row_spacing_mm=spacing[0] if spacing else None,
         column_spacing_mm=spacing[1] if spacing else None,
         orientation=_numbers(dataset, "ImageOrientationPatient", 6),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,8 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from volssl.data.sampler import StepSampler, sample_rng
-from volssl.data.store import Store
-from volssl.errors import UserError
 from volssl.views.base import Scan
 
 Sample = dict[str, Tensor]
@@ -65,42 +62,6 @@ class ViewDataset(Dataset[Sample]):
                 raise ValueError(f"views and extras both make {name!r}")
             sample[name] = torch.as_tensor(value)
         return {name: value.as_subclass(Tensor) for name, value in sample.items()}
-
-
-class TrainingScans(ViewDataset):
-    """The views of a store's training patients; those of validation and test are never seen.
-
-    Args:
-        store: what `volssl prepare` wrote.
-        modality: `CT` or `MR`.
-        views, seed: as in `ViewDataset`.
-
-    Attributes:
-        ids: the volumes' keys, in the dataset's order.
-        patients: the keyed hashes of their patients, each once.
-
-    Raises:
-        UserError: the store has no such volume.
-    """
-
-    def __init__(
-        self,
-        store: str | Path,
-        modality: str,
-        views: Callable[[Scan, np.random.RandomState], Mapping[str, Tensor]],
-        seed: int,
-    ) -> None:
-        opened = Store.open(store)
-        columns = opened.rows.select(["id", "patient", "split", "modality"]).to_pylist()
-        rows = [row for row in columns if row["split"] == "train" and row["modality"] == modality]
-        if not rows:
-            held = ", ".join(sorted({f"{row['split']} {row['modality']}" for row in columns}))
-            raise UserError(
-                f"{store} has no training {modality} volume (it holds {held}): add scans with `volssl prepare`"
-            )
-        self.ids = [str(row["id"]) for row in rows]
-        self.patients = sorted({str(row["patient"]) for row in rows})
-        super().__init__([opened.scan(volume_id) for volume_id in self.ids], views, seed)
 
 
 def step_loader(

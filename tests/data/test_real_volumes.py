@@ -1,0 +1,85 @@
+"""The real volumes through prepare, voxel by voxel against nibabel and SimpleITK."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+from volssl.data import Store, prepare, read_scans
+from volssl.data.volumes import itk_affine
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "given"),
+    [
+        ("ct_body_3mm", "CT", None),
+        ("ct_brain_atlas_1mm", "CT", "CT"),
+        ("ct_brain_template_1mm", "CT", "CT"),
+        ("mr_t1_template_0.74mm", "MR", None),
+    ],
+)
+def test_a_nifti_volume_is_stored_as_nibabel_reads_it(
+    shared_data: Path, tmp_path: Path, name: str, modality: str, given: str | None
+) -> None:
+    image = nib.as_closest_canonical(nib.load(shared_data / f"{name}.nii.gz"))
+    prepare([shared_data / f"{name}.nii.gz"], tmp_path / "store", modality=given, workers=0)
+    store = Store.open(tmp_path / "store")
+    (volume_id,) = store.rows["id"].to_pylist()
+    scan = store.scan(volume_id)
+    voxels = scan.read()
+    assert scan.modality == modality
+    assert voxels.dtype == (np.int16 if modality == "CT" else np.float32)
+    assert np.abs(voxels[0] - image.get_fdata(dtype=np.float32)).max() <= 0.5
+    np.testing.assert_allclose(scan.affine, image.affine, atol=1e-5)
+    np.testing.assert_allclose(scan.spacing_mm, image.header.get_zooms(), atol=1e-5)
+
+
+def test_values_below_air_are_kept(shared_data: Path) -> None:
+    (scan,) = read_scans(shared_data / "ct_body_3mm.nii.gz")
+    assert scan.read().min() == -1207
+
+
+def test_the_jpeg_2000_series_is_stored_as_simpleitk_reads_it(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "ct_dicom_series"
+    # The series' UIDs are empty, so the files are handed over in the order of their positions: names run downward.
+    names = sorted((str(path) for path in folder.iterdir()), reverse=True)
+    image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(names), "LPS")
+    expected = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)[::-1, ::-1]  # LPS -> RAS
+    prepare([folder], tmp_path / "store", workers=0)
+    store = Store.open(tmp_path / "store")
+    row = store.rows.to_pylist()[0]
+    scan = store.scan(row["id"])
+    assert np.abs(scan.read()[0].astype(int) - expected).max() <= 0.5
+    last = itk_affine(image) @ [511, 511, 0, 1]  # ITK's last column and row are the first in RAS
+    np.testing.assert_allclose(scan.affine @ [0, 0, 0, 1], last, atol=1e-3)
+    np.testing.assert_allclose(scan.affine[:3, :3], np.diag([0.9765625, 0.9765625, 2.0]), atol=1e-5)
+    assert len(row["sop"]) == 20
+    assert row["first_slice_z_mm"] == -804.5
+
+
+def test_the_share_without_air_is_refused_until_the_modality_is_said(shared_data: Path, tmp_path: Path) -> None:
+    names = ("ct_brain_atlas_1mm", "ct_brain_template_1mm")
+    files = [shared_data / f"{name}.nii.gz" for name in names] + [shared_data / "ct_body_3mm.nii.gz"]
+    first = prepare(files, tmp_path / "store", workers=0)
+    assert (first.stored, dict(first.rejected)) == (1, {"modality_unknown": 2})
+    second = prepare(files, tmp_path / "store", workers=0, modality="CT")
+    assert (second.stored, second.known, second.rejected.total(), second.volumes) == (2, 1, 0, 3)
+    assert (tmp_path / "store" / "rejected.csv").read_text().count("\n") == 1
+
+
+def test_reading_without_a_store_gives_the_same_voxels_and_the_raw_ids(shared_data: Path) -> None:
+    (scan,) = read_scans(shared_data / "ct_dicom_series")
+    assert scan.shape == (512, 512, 20)
+    assert scan.raw_ids["sops"][0].endswith("16592")  # the lowest slice carries the highest number
+    box = ((100, 110), (200, 220), (3, 5))
+    np.testing.assert_array_equal(scan.read(box), scan.read()[:, 100:110, 200:220, 3:5])
+    # The patient is the largest thing; the table below him is outside of the box.
+    (r0, r1), (a0, a1), (s0, s1) = scan.foreground
+    outside = scan.array.copy()
+    outside[r0:r1, a0:a1, s0:s1] = -1000
+    assert (outside > -500).mean() < 0.02
+    assert a1 - a0 < 300

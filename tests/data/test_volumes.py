@@ -1,0 +1,171 @@
+"""Volume files keep their voxels and their place, and are refused where they are not one volume."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+from tests.data.sources import block, write_nifti
+from volssl.data import checks
+from volssl.data.discovery import Found
+from volssl.data.volume import RefusedError, Volume
+from volssl.data.volumes import VolumeFile
+
+
+def read(path: Path, kind: str = "nifti") -> Volume:
+    return VolumeFile(Found(path, path.parent, kind)).read()
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "SLA", "ARI"])
+def test_each_voxel_stays_where_it_is_in_space(tmp_path: Path, codes: str) -> None:
+    hu = block(0)
+    there = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
+    )
+    ras_affine = np.array([[2.0, 0, 0, -7], [0, 2.5, 0, 5], [0, 0, 3, -90], [0, 0, 0, 1]])
+    turned = nib.orientations.apply_orientation(hu, there)
+    affine = ras_affine @ nib.orientations.inv_ornt_aff(there, hu.shape)
+    volume = read(write_nifti(tmp_path / "v.nii.gz", turned, affine))
+    np.testing.assert_array_equal(volume.array, hu)
+    np.testing.assert_allclose(volume.affine, ras_affine, atol=1e-5)
+
+
+def test_an_oblique_volume_keeps_its_affine_exactly(tmp_path: Path) -> None:
+    tilt = np.radians(12)
+    turn = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-2.0, 2.0, 3.0])
+    affine[:3, 3] = [40, -11, 7]
+    hu = block(1)
+    volume = read(write_nifti(tmp_path / "v.nii", hu, affine))
+    corners = np.array([*itertools.product((0, 23), (0, 19), (0, 11))])
+    for r, a, s in corners:  # the same voxel, the same place
+        assert volume.array[r, a, s] == hu[23 - r, a, s]
+        np.testing.assert_allclose(volume.affine @ [r, a, s, 1], affine @ [23 - r, a, s, 1], atol=1e-4)
+    assert volume.first_slice_z_mm == pytest.approx((affine @ [0, 0, 0, 1])[2], abs=1e-4)
+    np.testing.assert_allclose(volume.spacing_mm, (2, 2, 3), atol=1e-5)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".nrrd", "nrrd"), (".mha", "metaimage"), (".mhd", "metaimage")])
+def test_itk_formats_read_as_nifti_does(tmp_path: Path, suffix: str, kind: str) -> None:
+    hu = block(2)
+    nifti = read(write_nifti(tmp_path / "v.nii.gz", hu, np.diag([-2.0, -2.0, 3.0, 1.0])))
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(tmp_path / "v.nii.gz")), str(tmp_path / f"v{suffix}"))
+    other = read(tmp_path / f"v{suffix}", kind)
+    np.testing.assert_array_equal(other.array, nifti.array)
+    np.testing.assert_allclose(other.affine, nifti.affine, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("reason", "array"),
+    [
+        ("dimensions", np.zeros((8, 8, 8, 2), np.int16)),
+        ("dimensions", np.zeros((8, 8), np.int16)),
+        ("colour", np.zeros((8, 8, 8), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))),
+    ],
+)
+def test_what_is_not_one_volume_is_refused(tmp_path: Path, reason: str, array: np.ndarray) -> None:
+    with pytest.raises(RefusedError) as caught:
+        read(write_nifti(tmp_path / "v.nii", array))
+    assert caught.value.reason == reason
+
+
+def test_a_fourth_axis_of_one_is_no_fourth_axis(tmp_path: Path) -> None:
+    hu = block(3)
+    np.testing.assert_array_equal(read(write_nifti(tmp_path / "v.nii", hu[..., None])).array, hu)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".nii.gz", "nifti"), (".nii", "nifti"), (".nrrd", "nrrd"), (".mha", "metaimage")]
+)
+def test_a_damaged_file_is_refused_without_its_path(tmp_path: Path, suffix: str, kind: str) -> None:
+    path = tmp_path / f"Doe_Jane{suffix}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(block(4)), str(path))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RefusedError) as caught:
+        read(path, kind)
+    assert caught.value.reason == "unreadable"
+    assert "Doe" not in caught.value.sentence
+
+
+def test_an_affine_without_inverse_is_refused(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(block(5), np.eye(4))
+    image.header["srow_z"] = 0
+    image.header["sform_code"] = 1
+    nib.save(image, tmp_path / "v.nii")
+    header = bytearray((tmp_path / "v.nii").read_bytes())
+    header[312:328] = bytes(16)  # srow_z
+    (tmp_path / "v.nii").write_bytes(header)
+    with pytest.raises(RefusedError) as caught:
+        read(tmp_path / "v.nii")
+    assert caught.value.reason == "geometry"
+
+
+def checked(tmp_path: Path, array: np.ndarray, modality: str | None = None, mm: float = 3.0) -> Volume:
+    return checks.check(read(write_nifti(tmp_path / "v.nii", array, np.diag([mm, mm, mm, 1.0]))), modality)
+
+
+def test_ct_is_rounded_and_clipped_to_int16(tmp_path: Path) -> None:
+    hu = block(6).astype(np.float32) + 0.4
+    hu[0, 0, 0], hu[1, 1, 1] = 40000, -33000.7
+    volume = checked(tmp_path, hu)
+    assert volume.array.dtype == np.int16
+    assert (volume.array[0, 0, 0], volume.array[1, 1, 1]) == (32767, -32768)
+    assert np.abs(volume.array - hu)[2:].max() <= 0.5
+    assert any("clipped" in note for note in volume.notes)
+
+
+def test_what_is_not_finite_takes_the_lowest_value(tmp_path: Path) -> None:
+    hu = block(7).astype(np.float32)
+    hu[0, 0, :3] = np.nan, np.inf, -np.inf
+    volume = checked(tmp_path, hu)
+    np.testing.assert_array_equal(volume.array[0, 0, :3], -1000)
+    assert any(note.startswith("3 voxels") for note in volume.notes)
+
+
+@pytest.mark.parametrize(
+    ("reason", "array", "modality"),
+    [
+        ("constant", np.full((9, 9, 9), 7, np.int16), "CT"),
+        ("few_slices", block(8)[:, :, :4], None),
+        ("not_finite", np.full((9, 9, 9), np.nan, np.float32), "CT"),
+        ("empty", np.random.RandomState(0).randint(-1024, -900, (20, 20, 20)).astype(np.int16), None),
+        ("modality_unknown", np.random.RandomState(0).randint(-30, 90, (20, 20, 20)).astype(np.int16), None),
+        ("modality_unknown", np.maximum(block(8) + 1024, 0), None),  # CT with 1024 added
+    ],
+)
+def test_a_missed_threshold_is_a_refusal(tmp_path: Path, reason: str, array: np.ndarray, modality: str | None) -> None:
+    with pytest.raises(RefusedError) as caught:
+        checked(tmp_path, array, modality)
+    assert caught.value.reason == reason
+
+
+def test_size_and_extent_have_limits(tmp_path: Path) -> None:
+    for mm, reason in ((0.04, "voxel_size"), (16.0, "voxel_size"), (1.0, "extent")):
+        with pytest.raises(RefusedError) as caught:
+            checked(tmp_path, block(9), mm=mm)
+        assert caught.value.reason == reason
+
+
+def test_the_modality_is_told_from_values_and_noted(tmp_path: Path) -> None:
+    ct = checked(tmp_path, block(10))
+    mr = checked(tmp_path, np.random.RandomState(0).gamma(2, 60, (20, 20, 20)).astype(np.float32))
+    assert (ct.modality, mr.modality, mr.array.dtype) == ("CT", "MR", np.float32)
+    assert checked(tmp_path, block(10), "MR").modality == "MR"
+    assert "told from the values" in ct.notes[-1]
+
+
+def test_the_foreground_holds_the_body_and_not_a_lone_voxel() -> None:
+    hu = np.full((200, 200, 50), -1000, np.int16)
+    hu[50:120, 60:150, 10:40] = 40
+    hu[198, 198, 48] = 1000
+    box = checks.foreground(hu, "CT")
+    for (low, high), (first, last) in zip(box, ((50, 120), (60, 150), (10, 40)), strict=True):
+        assert first - 3 <= low <= first
+        assert last <= high <= last + 3
