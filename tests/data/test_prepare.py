@@ -1,0 +1,283 @@
+"""Prepare: every source ends as a volume or with its reason, once, whatever interrupts; and names nobody."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom.dataset import Dataset
+
+from tests.data.sources import KEY, ROOT_UID, block, write_cohort, write_nifti, write_series
+from volssl.data import Store, ledger, preparation, prepare
+from volssl.errors import UserError
+
+RUN = "from volssl.data import prepare; prepare(['{cohort}'], '{store}', workers={workers})"
+
+
+def files(store: Path) -> dict[str, bytes]:
+    """Every file of a store that its content decides; `paths.csv` too, as the sources lie in one place."""
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+def rejected(store: Path) -> dict[str, str]:
+    with (store / "rejected.csv").open() as file:
+        return {row["key"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def paths(store: Path) -> dict[str, str]:
+    with (store / "paths.csv").open() as file:
+        return {row["key"]: row["path"] for row in csv.DictReader(file)}
+
+
+def test_what_is_stored_is_what_was_written(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 3)
+    summary = prepare([cohort], tmp_path / "store", workers=0)
+    store = Store.open(tmp_path / "store")
+    assert (summary.stored, summary.known, summary.volumes, summary.patients) == (3, 0, 3, 3)
+    for volume_id, path in paths(tmp_path / "store").items():
+        hu = block(int(Path(path).name[1:3]))
+        np.testing.assert_array_equal(store.read(volume_id), hu[np.newaxis])
+        np.testing.assert_array_equal(store.read(volume_id, ((2, 9), (0, 5), (11, 12))), hu[np.newaxis, 2:9, :5, 11:])
+        assert store.scan(volume_id).read().dtype == np.int16
+
+
+def test_a_second_run_changes_no_file_and_reads_no_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 3)
+    write_nifti(cohort / "volumes" / "flat.nii.gz", np.zeros((20, 20, 20), np.int16))
+    prepare([cohort], tmp_path / "store", workers=0)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.*") if path.name != ".lock"}
+    monkeypatch.setattr(preparation.Writer, "__call__", lambda *_: pytest.fail("a volume was read again"))
+    summary = prepare([cohort], tmp_path / "store", workers=0)
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.*") if path.name != ".lock"}
+    assert (summary.stored, summary.known, dict(summary.rejected)) == (0, 3, {"constant": 1})
+    assert before == after
+
+
+def test_processes_give_the_same_store_as_none(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 5)
+    prepare([cohort], tmp_path / "alone", workers=0)
+    subprocess.run([sys.executable, "-c", RUN.format(cohort=cohort, store=tmp_path / "pair", workers=2)], check=True)
+    assert files(tmp_path / "alone") == files(tmp_path / "pair")
+
+
+def test_killed_and_repeated_it_gives_the_same_store_and_does_nothing_twice(tmp_path: Path) -> None:
+    cohort, store = write_cohort(tmp_path / "cohort", 30, (70, 70, 40)), tmp_path / "killed"
+    prepare([cohort], tmp_path / "whole", workers=0)
+    written: dict[str, int] = {}
+    for wait_for in (1, 9, 17):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN.format(cohort=cohort, store=store, workers=0)], stderr=subprocess.DEVNULL
+        )
+        journal = store / ledger.JOURNAL
+        while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < wait_for):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL  # it was at work, not done
+        with pytest.raises(UserError, match="cut short"):
+            Store.open(store)
+        done = journal.read_bytes().count(b"\n")
+        assert done >= wait_for
+        for path, mtime in written.items():
+            assert (store / path).stat().st_mtime_ns == mtime
+        written = {f"volumes/{path.name}": path.stat().st_mtime_ns for path in (store / "volumes").glob("*.b2nd")}
+    (store / "volumes" / ".left.b2nd.1.tmp").write_bytes(b"half a volume")
+    with journal.open("ab") as file:
+        file.write(b'{"path": ["half a li')
+    summary = prepare([cohort], store, workers=0)
+    assert summary.known >= 17
+    assert summary.stored + summary.known == 30
+    assert files(store) == files(tmp_path / "whole")
+
+
+def test_a_cohort_that_moved_has_the_same_ids_and_is_not_stored_twice(tmp_path: Path) -> None:
+    write_cohort(tmp_path / "here", 2)
+    write_series(tmp_path / "here" / "volumes" / "D1", block(50))
+    prepare([tmp_path / "here"], tmp_path / "store", workers=0)
+    ids = Store.open(tmp_path / "store").rows["id"].to_pylist()
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    moved = prepare([tmp_path / "there"], tmp_path / "store", workers=0)
+    assert (moved.stored, moved.known, moved.volumes) == (0, 3, 3)
+    assert all("/there/" in path for path in paths(tmp_path / "store").values())
+    prepare([tmp_path / "there" / "volumes"], tmp_path / "other", key=tmp_path / "there" / "volssl.key", workers=0)
+    assert Store.open(tmp_path / "other").rows["id"].to_pylist() == ids
+
+
+def test_another_key_gives_other_ids_and_is_refused_for_this_store(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 1)
+    (tmp_path / "other.key").write_text("ff" * 32)
+    prepare([cohort], tmp_path / "a", workers=0)
+    prepare([cohort], tmp_path / "b", workers=0, key=tmp_path / "other.key")
+    assert Store.open(tmp_path / "a").rows["id"] != Store.open(tmp_path / "b").rows["id"]
+    assert Store.open(tmp_path / "a").key.hex() == KEY
+    with pytest.raises(UserError, match="another key"):
+        prepare([cohort], tmp_path / "a", workers=0, key=tmp_path / "other.key")
+
+
+def test_without_any_key_one_is_made_and_kept(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "in" / "a.nii.gz", block(0))
+    prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+    first = Store.open(tmp_path / "store").key
+    prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+    assert len(first) == 32
+    assert Store.open(tmp_path / "store").key == first
+    for name in ("private.key", "paths.csv"):
+        assert stat.S_IMODE((tmp_path / "store" / name).stat().st_mode) == 0o600
+
+
+def test_a_changed_file_replaces_its_volume(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 2)
+    prepare([cohort], tmp_path / "store", workers=0)
+    write_nifti(cohort / "volumes" / "S01.nii.gz", block(99, (25, 21, 13)))
+    summary = prepare([cohort], tmp_path / "store", workers=0)
+    assert (summary.stored, summary.known, summary.volumes) == (1, 1, 2)
+    store = Store.open(tmp_path / "store")
+    assert sorted(map(tuple, store.rows["shape"].to_pylist())) == [(24, 20, 12), (25, 21, 13)]
+    assert {path.stem for path in (tmp_path / "store" / "volumes").iterdir()} == set(store.rows["id"].to_pylist())
+
+
+def test_a_second_source_is_added_and_the_first_kept(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 2)
+    (cohort / "patients.csv").write_text("study,patient,split,sex,age\nS00,Ann,test,F,93\nS01,Bob,train,M,45\n")
+    prepare([cohort], tmp_path / "store", workers=0)
+    write_nifti(tmp_path / "more" / "T00.nii.gz", block(77))
+    prepare([tmp_path / "more"], tmp_path / "store", workers=0)
+    rows = Store.open(tmp_path / "store").rows.to_pylist()
+    assert len(rows) == 3
+    told = {(row["split"], row["sex"], row["age_years"], row["age_band"]) for row in rows if row["sex"]}
+    assert told == {("test", "F", 90, "80+"), ("train", "M", 45, "40-59")}
+
+
+def test_one_volume_under_two_names_is_stored_once_and_said(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "in" / f"{name}.nii.gz", block(3))
+    for _ in range(2):
+        summary = prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+        assert summary.rejected == {"duplicate": 1}
+    assert Store.open(tmp_path / "store").rows.num_rows == 1
+    ((key, reason),) = rejected(tmp_path / "store").items()
+    assert (reason, Path(paths(tmp_path / "store")[key]).name) == ("duplicate", "b.nii.gz")
+
+
+def test_every_file_is_a_row_a_refusal_or_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 2)
+    write_nifti(cohort / "masks" / "S00.nii.gz", block(0))
+    write_nifti(cohort / "volumes" / "S01_seg.nii.gz", block(1))
+    (cohort / "labels.csv").write_text("study\nS00\n")
+    (cohort / "volumes" / "broken.nii.gz").write_bytes(b"nothing")
+    (cohort / "volumes" / "thing.dcm").write_bytes(b"nothing")
+    summary = prepare([cohort], tmp_path / "store", workers=0)
+    assert summary.stored == 2
+    assert summary.passed_over == {"masks": 2, "tables": 1, "keys": 1}
+    assert summary.rejected == {"unreadable": 2}
+    assert "Passed over by rule: 1 keys, 2 masks, 1 tables." in capsys.readouterr().err
+    assert {Path(paths(tmp_path / "store")[key]).name for key in rejected(tmp_path / "store")} == {
+        "broken.nii.gz",
+        "thing.dcm",
+    }
+
+
+def test_a_source_with_nothing_readable_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no scan")
+    with pytest.raises(UserError, match=r"no readable file in .*1 texts"):
+        prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+    assert not (tmp_path / "store").exists()
+    write_nifti(tmp_path / "in" / "flat.nii.gz", np.zeros((20, 20, 20), np.int16))
+    with pytest.raises(UserError, match=r"rejected: 1 constant"):
+        prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+    with pytest.raises(UserError, match="does not exist"):
+        prepare([tmp_path / "nowhere"], tmp_path / "store", workers=0)
+
+
+def test_two_prepares_on_one_store_do_not_meet(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 1)
+    with ledger.writing(tmp_path / "store"):
+        run = RUN.format(cohort=cohort, store=tmp_path / "store", workers=0)
+        second = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
+    assert "another prepare is writing" in second.stderr
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 3)
+    replace, count = os.replace, iter(range(100))
+
+    def full_at_the_third_file(source: str, target: str) -> None:  # the key, then volumes
+        if next(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_at_the_third_file)
+        with pytest.raises(UserError, match="disk is full"):
+            prepare([cohort], tmp_path / "store", workers=0)
+    assert [path.suffix for path in (tmp_path / "store" / "volumes").iterdir()] == [".b2nd"]
+    assert prepare([cohort], tmp_path / "store", workers=0).known == 1
+
+
+def test_nothing_but_paths_csv_names_the_patient(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    series = tmp_path / "Doe_Jane" / "head"
+    sops = write_series(series, block(1))
+    write_series(tmp_path / "Doe_Jane" / "gap", block(2), study=2)
+    (tmp_path / "Doe_Jane" / "gap" / "IM0005").unlink()
+
+    def odd(dataset: Dataset, index: int) -> None:
+        dataset.PatientID, dataset.ImagePositionPatient = "PAT-3", [0, 0, 0]
+
+    write_series(tmp_path / "Doe_Jane" / "odd", block(3), study=3, edit=odd)
+    write_nifti(tmp_path / "Doe_Jane" / "Doe_2024.nii.gz", block(4))
+    (tmp_path / "Doe_Jane" / "Doe_bad.nii.gz").write_bytes(b"nothing")
+    (tmp_path / "Doe_Jane" / "patients.csv").write_text("study,patient\nDoe_2024,PAT-9\n")
+    summary = prepare([tmp_path / "Doe_Jane"], tmp_path / "store", workers=0)
+    assert (summary.stored, summary.rejected.total()) == (2, 3)
+    secrets = [
+        "Doe",
+        "Jane",
+        "PAT-",
+        "ACC-",
+        "20240506",
+        "19300102",
+        ROOT_UID,
+        sops[0],
+        "IM0",
+        str(tmp_path),
+        "head",
+        "Mrs",
+    ]
+    seen = Store.open(tmp_path / "store").rows.to_pylist()
+    texts = {name: data for name, data in files(tmp_path / "store").items() if name != "paths.csv"}
+    texts["rows"] = repr(seen).encode()
+    for name, data in texts.items():
+        for secret in secrets:
+            assert secret.encode() not in data, f"{secret} stands in {name}"
+    told = capfd.readouterr()
+    assert not re.search(r"PAT-|ACC-|1\.2\.826|20240506|Warning", told.out + told.err)
+    assert {row["age_years"] for row in seen} == {90, None}
+
+
+def test_series_and_files_describe_themselves_alike(tmp_path: Path) -> None:
+    hu = block(5)
+    write_series(tmp_path / "in" / "D1", hu)
+    affine = np.array([[2.0, 0, 0, -26], [0, 2, 0, -8], [0, 0, 3, -100], [0, 0, 0, 1]])
+    write_nifti(tmp_path / "in" / "N1.nii.gz", hu, affine)
+    prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+    dicom, nifti = sorted(Store.open(tmp_path / "store").rows.to_pylist(), key=lambda row: str(row["source_format"]))
+    assert (dicom["source_format"], nifti["source_format"]) == ("dicom", "nifti")
+    for column in ("shape", "spacing_mm", "foreground", "first_slice_z_mm", "dtype", "modality", "checksum"):
+        assert dicom[column] == nifti[column], column
+    np.testing.assert_allclose(dicom["affine"], nifti["affine"], atol=1e-5)
+    assert (dicom["sex"], dicom["age_years"], dicom["scanner"], len(dicom["sop"])) == ("F", 90, "ACME", 12)
+    assert (nifti["sex"], nifti["sop"]) == (None, [])
+    assert len(dicom["id"]) == 24
