@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -29,3 +30,27 @@ def shared_reference() -> Path:
     if not (SHARED / "reference").is_dir():
         pytest.skip("the reference numbers of shared/reference are not on this machine")
     return SHARED / "reference"
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen coarse simulated heads, with splits: ten for training, three each for validation and test."""
+    from volssl.simulate.cohort import simulate_cohort
+
+    folder = simulate_cohort(tmp_path_factory.mktemp("sim") / "cohort", 16, seed=5, spacing_mm=6.0, slice_mm=9.0, workers=1)
+    table = pd.read_csv(folder / "patients.csv")
+    order = {patient: i for i, patient in enumerate(dict.fromkeys(table["patient"]))}
+    share = table["patient"].map(order) / len(order)
+    table["split"] = ["train" if x < 0.6 else "validation" if x < 0.8 else "test" for x in share]
+    table.to_csv(folder / "patients.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cohort's store."""
+    from volssl.data import prepare
+
+    folder = tmp_path_factory.mktemp("store") / "store"
+    prepare([cohort], folder, workers=1)
+    return folder

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import volssl
-from volssl.errors import UserError
+from volssl.errors import user_error_in
 from volssl.progress import console, say
 
 NOTICE = "volssl is research software and no medical device."
@@ -159,10 +159,10 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a classifier: AUC with a bootstrap interval by patient, operating point, figures, and a page to read."""
-    from volssl.bundle.evaluate import evaluate_run, table
+    from volssl.bundle.evaluate import evaluate_run, summary
 
     metrics = evaluate_run(run, store=store, labels=labels, split=split, out=out)
-    console.print(table(metrics))
+    console.print(summary(metrics))
     result(as_json, metrics)
     wrote(out / "report.html", out / "metrics.json", out / "predictions.parquet")
     then(f"volssl export {run} --bundle out/head_ct_hemorrhage_classification")
@@ -250,15 +250,6 @@ def main() -> None:
         say(f"error: {cause or f'{type(error).__name__}: {first_line(error)} (--debug shows where)'}")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def user_error_in(error: BaseException | None) -> UserError | None:
-    """The UserError that MONAI wrapped while it built an object, if there is one."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def first_line(error: Exception) -> str:

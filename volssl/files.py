@@ -59,5 +59,5 @@ def load_tensors(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, torch.serialization.pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        reason = type(error).__name__
         raise UserError(f"{path}: not a readable weights file ({reason})") from error

@@ -12,7 +12,7 @@ import yaml
 from monai.bundle import ConfigWorkflow
 
 from volssl.bundle.config import bundle_config, nearest, parse_overrides, read_config, resolved
-from volssl.errors import UserError
+from volssl.errors import UserError, user_error_in
 from volssl.evaluation.report import write_pretrain_report
 from volssl.files import write_text
 from volssl.progress import say
@@ -84,16 +84,15 @@ def run_training(config: Path, *, given: Mapping[str, Any], words: Sequence[str]
     kept = run / CONFIG
     if resume and not run.is_dir():
         raise UserError(f"{run}: no run there to go on with; leave --resume out to begin one")
+    if not resume and (run / "checkpoints").is_dir():
+        raise UserError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
     source = kept if resume and kept.is_file() else config
     values = read_config(source)
     overrides = {**given, **parse_overrides(values, words), "resume": resume}
-    values = resolved(values, overrides)
-    if not resume and (run / "checkpoints").is_dir():
-        raise UserError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(kept, yaml.safe_dump({**values, "resume": True}, sort_keys=False, allow_unicode=True))
-    say(f"the same with MONAI alone: {monai_line(config, overrides)}")
-    return run_workflow(kept, meta=config.parent / "metadata.json", override={"resume": resume})
+    say(f"the same with MONAI alone: {monai_line(source, overrides)}")
+    if source == config:
+        write_text(kept, yaml.safe_dump(resolved(values, overrides), sort_keys=False, allow_unicode=True))
+    return run_workflow(kept, meta=config.parent / "metadata.json", override=overrides)
 
 
 def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> ConfigWorkflow:
@@ -101,12 +100,18 @@ def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> Co
     # MONAI tells of a missing logging.conf, Ignite of every epoch; what stops a run is raised, and shown once.
     for name in ("monai.bundle.workflows", "ignite.engine.engine.MethodTrainer"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    workflow = ConfigWorkflow(
-        config_file=str(config), meta_file=str(meta), logging_file=False, workflow_type="train", **override
-    )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    try:
+        workflow = ConfigWorkflow(
+            config_file=str(config), meta_file=str(meta), logging_file=False, workflow_type="train", **override
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except Exception as error:
+        # MONAI wraps what its components raise; the line meant for the user lies below.
+        if (cause := user_error_in(error)) is not None:
+            raise cause from error
+        raise
     return workflow
 
 

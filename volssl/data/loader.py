@@ -81,6 +81,8 @@ def step_loader(
     return DataLoader(
         dataset,
         batch_sampler=sampler,
+        # its own: each new iterator draws once, and a resumed run must not shift the draws of dropout
+        generator=torch.Generator().manual_seed(seed),
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=_start_method() if workers else None,

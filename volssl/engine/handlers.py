@@ -67,18 +67,22 @@ class MetricsLog:
 class ProgressBar:
     """Steps done, loss and time left, on the terminal."""
 
+    def __init__(self) -> None:
+        self.bar = bar()
+
     def attach(self, engine: MethodTrainer) -> None:
-        progress = bar()
-        task = progress.add_task("training", total=engine.total_steps, completed=engine.state.iteration)
+        task = self.bar.add_task("training", total=engine.total_steps, completed=engine.state.iteration)
 
         def advance(trainer: MethodTrainer) -> None:
             text = f"epoch {trainer.state.epoch}/{trainer.state.max_epochs}  loss {trainer.state.output['loss']:.3f}"
-            progress.update(task, completed=trainer.state.iteration, description=text)
+            self.bar.update(task, completed=trainer.state.iteration, description=text)
 
-        engine.add_event_handler(Events.STARTED, lambda _: progress.start())
+        engine.add_event_handler(Events.STARTED, lambda _: self.bar.start())
         engine.add_event_handler(Events.ITERATION_COMPLETED, advance)
-        engine.add_event_handler(Events.COMPLETED, lambda _: progress.stop())
-        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda _: progress.stop())
+
+    def close(self) -> None:
+        """Take the bar off the terminal; a handler of EXCEPTION_RAISED would have Ignite swallow the exception."""
+        self.bar.stop()
 
 
 def save_views(batch: Mapping[str, Tensor], path: Path, *, samples: int = 4) -> None:

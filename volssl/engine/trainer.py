@@ -139,7 +139,8 @@ class MethodTrainer(SupervisedTrainer):  # type: ignore[misc]
     def _train(self, saved: Mapping[str, Any]) -> None:
         self.log = MetricsLog(self.run_dir, first_step=self.state.iteration)
         self.data_loader = self._loader(self.state.iteration)
-        for handler in (*self.extra_handlers, ProgressBar()):
+        progress = ProgressBar()
+        for handler in (*self.extra_handlers, progress):
             handler.attach(self)
             if hasattr(handler, "load_state_dict") and type(handler).__name__ in saved:
                 handler.load_state_dict(saved[type(handler).__name__])
@@ -156,6 +157,7 @@ class MethodTrainer(SupervisedTrainer):  # type: ignore[misc]
                 + "; try a lower learning_rate, precision=float32, clip_norm=1.0, or a longer warm-up"
             ) from error
         finally:
+            progress.close()
             self.log.close()
         save_curve(self.log.path, self.run_dir / "figures" / "curve.png", title=type(self.method).__name__)
 

@@ -61,7 +61,7 @@ class Validation:
         output = self.task.selection[0]
         table = predict_table(self.network, self.scans, self.views)
         truth, scores = table[f"y_{output}"].to_numpy(float), table[f"p_{output}"].to_numpy(float)
-        value = roc_auc(truth, scores)
+        value = float(roc_auc(truth, scores))
         engine.log.write(engine.state.iteration, epoch, {"validation_auc": value} if np.isfinite(value) else {})
         # Without both classes there is nothing to choose by: the last epoch stands.
         if not np.isfinite(value) or value > self.best:
