@@ -72,7 +72,7 @@ class Discovery:
 
     def passed_over_line(self) -> str:
         """One line for the user; empty where nothing was passed over."""
-        return ", ".join(f"{count} {rule}" for rule, count in sorted(self.passed_over.items()))
+        return ", ".join(f"{rule} ({count})" for rule, count in sorted(self.passed_over.items()))
 
 
 def discover(sources: Sequence[Path], *, exclude: Path | None = None) -> Discovery:

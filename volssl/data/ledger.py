@@ -23,10 +23,9 @@ import pyarrow.parquet as pq
 
 from volssl.data.keys import write_private
 from volssl.data.manifest import Row, table_of
-from volssl.data.store import MANIFEST, VOLUMES, volume_path, write_whole
+from volssl.data.store import JOURNAL, MANIFEST, VOLUMES, volume_path, write_whole
 from volssl.errors import UserError
 
-JOURNAL = "journal.jsonl"
 REJECTED = "rejected.csv"
 PATHS = "paths.csv"
 LOCK = ".lock"

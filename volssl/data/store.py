@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of the store; another one is refused
 MANIFEST = "manifest.parquet"
 VOLUMES = "volumes"
+JOURNAL = "journal.jsonl"  # there while a prepare is unfinished
 CHUNK_VOXELS = (64, 64, 32)  # what one read from disk holds
 BLOCK_VOXELS = (32, 32, 16)  # what one decompression yields: a crop touches few of them
 
@@ -75,7 +76,7 @@ class Store:
         """
         path = Path(path)
         if not (path / MANIFEST).is_file():
-            if (path / VOLUMES).is_dir():
+            if (path / JOURNAL).is_file():
                 raise UserError(f"{path}: its preparation was cut short; repeat the `volssl prepare` that made it")
             raise UserError(f"{path} holds no store: run `volssl prepare SOURCE --store {path}` first")
         return cls(path, pq.read_table(path / MANIFEST, memory_map=True))
