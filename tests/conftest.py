@@ -37,7 +37,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixteen coarse simulated heads, with splits: ten for training, three each for validation and test."""
     from volssl.simulate.cohort import simulate_cohort
 
-    folder = simulate_cohort(tmp_path_factory.mktemp("sim") / "cohort", 16, seed=5, spacing_mm=6.0, slice_mm=9.0, workers=1)
+    folder = simulate_cohort(
+        tmp_path_factory.mktemp("sim") / "cohort", 16, seed=5, spacing_mm=6.0, slice_mm=9.0, workers=1
+    )
     table = pd.read_csv(folder / "patients.csv")
     order = {patient: i for i, patient in enumerate(dict.fromkeys(table["patient"]))}
     share = table["patient"].map(order) / len(order)

@@ -47,7 +47,9 @@ LabelsOption = Annotated[Path, typer.Option(help="A CSV keyed by `study`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Config entries, or keywords of an object in it: method::epsilon=0.05"),
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Config entries, or keywords of an object in it: method::epsilon=0.05"
+    ),
 ]
 
 
@@ -66,7 +68,9 @@ def simulate_head_ct(
     seed: Annotated[int, typer.Option(help="The cohort is a function of it.")] = 0,
     site: Annotated[Site, typer.Option(help="B shifts scanner and population, for an external test.")] = Site.a,
     spacing_mm: Annotated[float, typer.Option(min=0.3, max=8, help="Voxel size in plane.")] = 0.9,
-    slice_mm: Annotated[float | None, typer.Option(min=0.5, max=10, help="Slice thickness; drawn where left out.")] = None,
+    slice_mm: Annotated[
+        float | None, typer.Option(min=0.5, max=10, help="Slice thickness; drawn where left out.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; the cohort does not depend on it.")] = 2,
 ) -> None:
     """Simulated head CTs with five types of hemorrhage or none: volumes, masks, labels.csv."""
@@ -81,10 +85,14 @@ def simulate_head_ct(
 
 @app.command(epilog="Example: volssl prepare export/2024 --store store")
 def prepare(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folders or files: DICOM, NIfTI, NRRD, MetaImage.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Folders or files: DICOM, NIfTI, NRRD, MetaImage.")
+    ],
     store: Annotated[Path, typer.Option(help="Folder of the store; new volumes are added to one that exists.")],
     modality: Annotated[str | None, typer.Option(help="CT or MR, for files that do not say.")] = None,
-    patients: Annotated[Path | None, typer.Option(help="CSV: study, patient and optionally split, sex, age, site.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV: study, patient and optionally split, sex, age, site.")
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="Key of the hashes; made on first use where left out.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     as_json: JsonOption = False,

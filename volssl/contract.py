@@ -38,7 +38,7 @@ class InputContract:
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> InputContract:
         """The inverse of `as_dict`."""
-        return InputContract(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return InputContract(**values)
 
     def __post_init__(self) -> None:
         # YAML brings lists; tuples make contracts comparable.
@@ -63,6 +63,6 @@ class InputContract:
         for axis, mine_mm, theirs_mm in zip("RAS", self.spacing_mm, other.spacing_mm, strict=True):
             if not 0.5 <= theirs_mm / mine_mm <= 2:
                 raise UserError(
-                    f"{what}: it was trained with {mine_mm} mm along {axis} and would be fed {theirs_mm} mm, more than a "
-                    "factor of two apart; choose a grid nearer to it or another encoder"
+                    f"{what}: it was trained with {mine_mm} mm along {axis} and would be fed {theirs_mm} mm, more "
+                    "than a factor of two apart; choose a grid nearer to it or another encoder"
                 )

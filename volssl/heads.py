@@ -38,7 +38,8 @@ class SliceHead(nn.Module):
                 profile = functional.interpolate(profile, size=self.slices, mode="linear", align_corners=False)
             rows.append(profile)
         hidden = functional.leaky_relu(self.mix(torch.cat(rows, dim=1)), 0.01)
-        return self.score(hidden).squeeze(1)
+        scores: Tensor = self.score(hidden)
+        return scores.squeeze(1)
 
 
 class TaskNetwork(nn.Module):

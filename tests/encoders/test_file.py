@@ -37,7 +37,9 @@ def test_a_saved_encoder_comes_back_with_its_contract(saved: Path) -> None:
 def test_the_weights_and_patients_of_an_earlier_run_are_taken_over(saved: Path) -> None:
     encoder = PaperDenseNet(growth=3)
     assert start_from(encoder, saved, CT) == {"a", "b"}
-    assert torch.equal(encoder.state_dict()["stem.0.weight"], volssl.load_encoder(saved)[0].state_dict()["stem.0.weight"])
+    assert torch.equal(
+        encoder.state_dict()["stem.0.weight"], volssl.load_encoder(saved)[0].state_dict()["stem.0.weight"]
+    )
 
 
 @pytest.mark.parametrize(

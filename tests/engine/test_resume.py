@@ -143,7 +143,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
         return {"loss": losses["loss"] * float("nan")} if len(calls) == 4 else losses
 
     monkeypatch.setattr(SwAV, "forward", broken)
-    with pytest.raises(UserError, match="the loss is nan at step 4 of 6.*learning_rate"):
+    with pytest.raises(UserError, match=r"the loss is nan at step 4 of 6.*learning_rate"):
         pretrain("swav", store=store, out=tmp_path / "run", words=WORDS)
     state = load_tensors(tmp_path / "run" / LAST)
     assert state["step"] == 3

@@ -16,7 +16,7 @@ PLAIN = {"border": 0.0, "gamma_probability": 0.0, "scale": (1, 1), "shift": (0, 
 def test_crops_have_their_sizes_and_lie_in_the_unit_range() -> None:
     views = MultiCrop(**SMALL)(noise_scan(0), np.random.RandomState(0))
     assert [tuple(views[f"crop{i}"].shape) for i in range(4)] == [(1, 24, 28, 8)] + 3 * [(1, 16, 16, 4)]
-    assert all(0 <= float(v.min()) and float(v.max()) <= 1 and v.dtype == torch.float32 for v in views.values())
+    assert all(float(v.min()) >= 0 and float(v.max()) <= 1 and v.dtype == torch.float32 for v in views.values())
 
 
 def test_the_same_generator_state_gives_the_same_views_and_another_does_not() -> None:
@@ -47,7 +47,9 @@ def test_a_plain_crop_at_the_scan_s_own_spacing_is_a_window_of_the_scan() -> Non
 
 def test_only_the_needed_box_is_read() -> None:
     scan = ArrayScan(np.zeros((200, 200, 60), dtype=np.int16))
-    MultiCrop(sizes=((16, 16, 4),), counts=(1,), zoom=((0.5, 0.5),), spacing_mm=(3.5, 3.5, 7.0))(scan, np.random.RandomState(0))
+    MultiCrop(sizes=((16, 16, 4),), counts=(1,), zoom=((0.5, 0.5),), spacing_mm=(3.5, 3.5, 7.0))(
+        scan, np.random.RandomState(0)
+    )
     box = scan.boxes[0]
     assert box is not None
     assert all(stop - start <= size * 0.5 + 4 for (start, stop), size in zip(box, (16, 16, 4), strict=True))

@@ -1,4 +1,4 @@
-"""A bundle's YAML with strict overrides: a key or keyword that does not exist is an error, a value of another type too."""
+"""A bundle's YAML with strict overrides: an unknown key or keyword is an error, a value of another type too."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def parse_overrides(config: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     """`KEY=VALUE` words of the command line -> checked values, keyed as MONAI keys them.
 
-    A key names an entry of the config (`max_epochs`, `method::epsilon`), or a keyword of an object that the config builds
-    (`method::queue_length`), whether the config states it or not. Values are YAML.
+    A key names an entry of the config (`max_epochs`, `method::epsilon`), or a keyword of an object that the config
+    builds (`method::queue_length`), whether the config states it or not. Values are YAML.
 
     Raises:
         UserError: for a word without `=`, an unknown key (the nearest is suggested), or a value of another type.

@@ -1,4 +1,4 @@
-"""`volssl demo`: the whole line on a simulated cohort, small enough for two CPU cores, and an honest table at the end."""
+"""`volssl demo`: the whole line on a simulated cohort, small enough for two CPU cores, with a table at the end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ from volssl.simulate.cohort import simulate_cohort
 
 GRID = "[48, 56, 20]"  # of the head box, 3.5 × 3.5 × 7 mm: the paper's box, four times coarser in plane
 SPACING = "[3.5, 3.5, 7.0]"
-PRETRAINING = (f"spacing_mm={SPACING}", f"crop_size={GRID}", "small_crop_size=[24, 28, 10]", "batch_size=16", "workers=0")
+PRETRAINING = (
+    f"spacing_mm={SPACING}",
+    f"crop_size={GRID}",
+    "small_crop_size=[24, 28, 10]",
+    "batch_size=16",
+    "workers=0",
+)
 PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 30, 40
 SCRATCH, PRETRAINED = "from scratch", "pretrained with SwAV"
 
@@ -53,7 +59,9 @@ def run_demo(out: Path, *, n: int = 400, seed: int = 0) -> Path:
         say(str(prepare([cohort], store)))
     swav = out / "runs" / "swav"
     with timed("3 pretrain the paper's DenseNet with 3D SwAV on the training patients"):
-        pretrain("swav", store=store, out=swav, words=[*PRETRAINING, f"max_epochs={PRETRAINING_EPOCHS}", f"seed={seed}"])
+        pretrain(
+            "swav", store=store, out=swav, words=[*PRETRAINING, f"max_epochs={PRETRAINING_EPOCHS}", f"seed={seed}"]
+        )
     runs = {SCRATCH: out / "runs" / "scratch", PRETRAINED: out / "runs" / "pretrained"}
     words = [f"task::grid={GRID}", f"max_epochs={FINETUNING_EPOCHS}", f"seed={seed}"]
     for name, run in runs.items():
@@ -88,7 +96,9 @@ def compare(runs: dict[str, Path], out: Path) -> Path:
     for column in ("", *rows[0].results, "AUC − scratch"):
         shown.add_column(column, no_wrap=True)
     for row in rows:
-        shown.add_row(row.name, *(cell(r) for r in row.results.values()), cell(row.difference) if row.difference else "")
+        shown.add_row(
+            row.name, *(cell(r) for r in row.results.values()), cell(row.difference) if row.difference else ""
+        )
     console.print(shown)
     return write_comparison(
         rows,
@@ -96,7 +106,11 @@ def compare(runs: dict[str, Path], out: Path) -> Path:
         title="Did pretraining help?",
         reference=SCRATCH,
         facts={"Test studies": str(len(truth)), "Test patients": str(len(set(patients))), "Output": "hemorrhage"},
-        equal=["architecture and head", "labels, epochs, learning rate and seed", "validation patients choose the epoch"],
+        equal=[
+            "architecture and head",
+            "labels, epochs, learning rate and seed",
+            "validation patients choose the epoch",
+        ],
         simulated=SIMULATED,
     )
 

@@ -46,7 +46,9 @@ def load_run(run: Path) -> FineTuned:
         UserError: where the folder holds no finished run.
     """
     if not (run / MODEL).is_file() or not (run / CONFIG).is_file():
-        raise UserError(f"{run}: no fine-tuned run there ({MODEL} and {CONFIG} are needed); give one of `volssl finetune`")
+        raise UserError(
+            f"{run}: no fine-tuned run there ({MODEL} and {CONFIG} are needed); give one of `volssl finetune`"
+        )
     parser = ConfigParser(read_config(run / CONFIG))
     network: nn.Module = parser.get_parsed_content("network_def")
     facts = load_tensors(run / MODEL)

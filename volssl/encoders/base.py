@@ -49,4 +49,6 @@ class Encoder(nn.Module):
             if n < least:
                 raise ValueError(f"{type(self).__name__}: axis {axis} has {n} voxels, at least {least} are needed")
             if n % multiple:
-                raise ValueError(f"{type(self).__name__}: axis {axis} has {n} voxels, a multiple of {multiple} is needed")
+                raise ValueError(
+                    f"{type(self).__name__}: axis {axis} has {n} voxels, a multiple of {multiple} is needed"
+                )

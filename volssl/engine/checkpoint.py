@@ -66,7 +66,9 @@ def load_checkpoint(
     for name, value in settings.items():
         begun = state["settings"].get(name)
         if begun != value:
-            raise UserError(f"{path}: the run was begun with {name} {begun}, not {value}; a resumed run cannot change it")
+            raise UserError(
+                f"{path}: the run was begun with {name} {begun}, not {value}; a resumed run cannot change it"
+            )
     method.load_state_dict(state["method"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"]["cpu"])

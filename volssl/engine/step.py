@@ -13,7 +13,7 @@ from volssl.methods.base import Method
 PRECISIONS = ("float32", "bfloat16")
 
 
-class NonFiniteLoss(UserError):
+class NonFiniteLossError(UserError):
     """The loss is NaN or infinite; the weights were not touched."""
 
 
@@ -40,7 +40,7 @@ def train_step(
         The method's losses as numbers.
 
     Raises:
-        NonFiniteLoss: before any weight changes.
+        NonFiniteLossError: before any weight changes.
     """
     method.train()
     for group in optimizer.param_groups:
@@ -50,7 +50,7 @@ def train_step(
         losses = method(batch)
     values = {name: float(value.detach()) for name, value in losses.items()}
     if not torch.isfinite(losses["loss"].detach()):
-        raise NonFiniteLoss(f"the loss is {values['loss']}")
+        raise NonFiniteLossError(f"the loss is {values['loss']}")
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     if clip_norm:

@@ -1,4 +1,4 @@
-"""The trainer: MONAI's `SupervisedTrainer` driven by a stateless loader, with checkpoints that resume to the same bits."""
+"""The trainer: MONAI's `SupervisedTrainer` with a stateless loader and checkpoints that resume to the same bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from volssl.data.loader import step_loader
 from volssl.engine.checkpoint import LAST, fingerprint, load_checkpoint, save_checkpoint
 from volssl.engine.handlers import Handler, MetricsLog, ProgressBar, save_curve, save_views
 from volssl.engine.schedule import WarmupCosine
-from volssl.engine.step import PRECISIONS, NonFiniteLoss, train_step
+from volssl.engine.step import PRECISIONS, NonFiniteLossError, train_step
 from volssl.errors import UserError
 from volssl.methods.base import Method, Progress
 
@@ -81,12 +81,14 @@ class MethodTrainer(SupervisedTrainer):  # type: ignore[misc]
             raise UserError(f"precision {precision}: unknown; choose one of {', '.join(PRECISIONS)}")
         if len(dataset) < batch_size:
             raise UserError(
-                f"{len(dataset)} volumes are fewer than one batch of {batch_size}; set batch_size={len(dataset)} or less, "
-                "or prepare more volumes"
+                f"{len(dataset)} volumes are fewer than one batch of {batch_size}; set batch_size={len(dataset)} or "
+                "less, or prepare more volumes"
             )
         self.run_dir = Path(output_dir)
         if (self.run_dir / LAST).is_file() and not resume:
-            raise UserError(f"{self.run_dir}: holds a run already; add --resume to go on with it, or name another folder")
+            raise UserError(
+                f"{self.run_dir}: holds a run already; add --resume to go on with it, or name another folder"
+            )
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.method, self.dataset, self.schedule = method.to(device), dataset, schedule
         self.batch_size, self.seed, self.workers = batch_size, seed, workers
@@ -149,7 +151,7 @@ class MethodTrainer(SupervisedTrainer):  # type: ignore[misc]
         self.add_event_handler(Events.EPOCH_COMPLETED, MethodTrainer._save)
         try:
             super().run()
-        except NonFiniteLoss as error:
+        except NonFiniteLossError as error:
             kept = self.run_dir / LAST
             raise UserError(
                 f"{error} at step {self.state.iteration} of {self.total_steps}; the run is stopped and "

@@ -22,7 +22,7 @@ def sinkhorn(
         scores: (B, K) similarities of B samples with K prototypes; B may be 0 on a rank that has none.
         epsilon: weight of the entropy; smaller is sharper.
         iterations: rounds of prototypes first, samples last.
-        all_reduce: sums a tensor over ranks and returns the sum; every rank calls it equally often. None for one process.
+        all_reduce: sums a tensor over ranks and returns the sum; every rank calls it equally often. None for one rank.
 
     Returns:
         (B, K) float32, rows summing to 1, without gradient. `scores` is left as it was.

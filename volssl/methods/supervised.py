@@ -1,4 +1,4 @@
-"""Supervised training of a task's network, as one more method: fine-tuning, and the labelled part of the hybrid loss."""
+"""Supervised training of a task's network, as one more method: fine-tuning, and the hybrid loss's labelled part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SwAV for volumes: crops of one scan predict each other's codes (Caron et al. 2020; Ghesu et al. 2022, section 3.1)."""
+"""SwAV for volumes: crops of one scan predict each other's codes (Caron et al. 2020; Ghesu et al. 2022, 3.1)."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class SwAV(Method):
         return {"loss": loss}
 
     def features(self, crops: Sequence[Tensor]) -> list[Tensor]:
-        """Project each crop: one pass of the encoder a shape, one of the head over all. -> per crop (B, feature_dim)."""
+        """Project each crop: one pass of the encoder a shape, one of the head over all. -> (B, feature_dim)s."""
         pooled: list[Tensor | None] = [None] * len(crops)
         for shape in dict.fromkeys(tuple(crop.shape) for crop in crops):
             same = [i for i, crop in enumerate(crops) if tuple(crop.shape) == shape]

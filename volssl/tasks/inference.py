@@ -16,9 +16,7 @@ from volssl.views.base import Scan
 
 
 @torch.no_grad()
-def predict_table(
-    network: nn.Module, scans: Sequence[Scan], views: TaskViews, *, batch_size: int = 16
-) -> pd.DataFrame:
+def predict_table(network: nn.Module, scans: Sequence[Scan], views: TaskViews, *, batch_size: int = 16) -> pd.DataFrame:
     """Predict scan after scan.
 
     Args:

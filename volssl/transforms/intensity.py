@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def adjust(image: Tensor, *, gamma: float, scale: float, shift: float) -> Tensor:
-    """`clamp(scale * image ** gamma + shift)`: the paper's non-linear, then linear rescaling; (C, R, A, S) in [0, 1]."""
+    """`clamp(scale * image ** gamma + shift)`: the paper's non-linear, then linear rescaling of values in [0, 1]."""
     changed = image if gamma == 1 else image.pow(gamma)
     return (changed * scale + shift).clamp_(0.0, 1.0)
 

@@ -16,8 +16,8 @@ FloatBox = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 def axis_weights(length: int, start: float, stop: float, size: int) -> Tensor:
     """Weights (size, length) that resample voxels of an axis onto `size` equal cells of [start, stop).
 
-    Coordinates are voxel edges: voxel i covers [i, i + 1). A row sums to 1 where its cell's center lies inside the axis,
-    and is zero where it lies outside.
+    Coordinates are voxel edges: voxel i covers [i, i + 1). A row sums to 1 where its cell's center lies inside the
+    axis, and is zero where it lies outside.
     """
     step = (stop - start) / size
     support = max(step, 1.0)

@@ -29,7 +29,8 @@ def window(image_hu: Image, center: float, width: float) -> Image:
         raise ValueError(f"a window is wider than 0 HU, this one is {width}")
     low = center - width / 2
     if isinstance(image_hu, np.ndarray):
-        return np.clip((image_hu.astype(np.float32) - low) / width, 0.0, 1.0)
+        mapped: np.ndarray = np.clip((image_hu.astype(np.float32) - low) / width, 0.0, 1.0)
+        return mapped
     return ((image_hu.to(torch.float32) - low) / width).clamp_(0.0, 1.0)
 
 

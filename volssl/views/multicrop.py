@@ -21,8 +21,8 @@ class MultiCrop:
     """Draw crops of several sizes, each with its own scale, place, flip and intensity.
 
     For each crop: up to `border` of the foreground is cut off each side; the voxel size is `spacing_mm` times a factor
-    drawn from `zoom`; the crop's place is drawn last, uniform where it lies inside what is left. A crop larger than that
-    is centred and padded with the lowest value of the window: only what lies outside of the scan is padding.
+    drawn from `zoom`; the crop's place is drawn last, uniform where it lies inside what is left. A crop larger than
+    that is centred and padded with the lowest value of the window: only what lies outside of the scan is padding.
     Intensities are windowed to [0, 1], then gamma and a linear change are drawn.
 
     Args:
