@@ -14,6 +14,8 @@ from skimage.util import montage
 from torch import Tensor
 
 from volssl.files import write_atomically
+from volssl.tasks.views import TaskViews
+from volssl.views.base import Scan
 
 HEIGHT = 160  # pixels of a cut
 
@@ -57,3 +59,9 @@ def middle_cuts(image: Tensor, spacing_mm: tuple[float, float, float]) -> list[n
         mirrored = upright[:, ::-1] if columns == 0 else upright  # R grows to the right: the patient's right is left
         cuts.append(resize(mirrored, (pixels[rows], pixels[columns]), order=1, anti_aliasing=False))
     return cuts
+
+
+def write_input_montage(views: TaskViews, scans: Sequence[Scan], run: str | Path, *, most: int = 8) -> Path:
+    """Write `figures/input.png` into a run: what the network is fed of the first scans, before random changes."""
+    images = [views.preprocessed(scan)[0] for scan in scans[:most]]
+    return write_montage(images, Path(run) / "figures" / "input.png", spacing_mm=views.task.contract.spacing_mm)
