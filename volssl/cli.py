@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from enum import StrEnum
@@ -254,10 +255,17 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        cause = user_error_in(error)
+        cause = full_disk(error) or user_error_in(error)
         say(f"error: {cause or f'{type(error).__name__}: {first_line(error)} (--debug shows where)'}")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def full_disk(error: Exception) -> str | None:
+    """The line for a disk that is full, wherever it was noticed."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or 'a file'}: the disk is full; free some space and run the command again"
+    return None
 
 
 def first_line(error: Exception) -> str:

@@ -66,3 +66,11 @@ def test_a_crop_larger_than_the_scan_is_centred_and_padded_with_air() -> None:
 def test_lists_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
         MultiCrop(sizes=((16, 16, 4),), counts=(1, 2))
+
+
+def test_the_user_is_told_how_many_scans_are_padded(capsys: pytest.CaptureFixture[str]) -> None:
+    views = MultiCrop(sizes=((32, 32, 8),), counts=(1,), zoom=((1, 1),), spacing_mm=(3.5, 3.5, 7.0))
+    views.say_padding([noise_scan(0), noise_scan(1, (20, 44, 16)), noise_scan(2, (40, 44, 7))])
+    assert "2 of 3 volumes are smaller than a crop of 32×32×8" in capsys.readouterr().err
+    views.say_padding([noise_scan(0)])
+    assert capsys.readouterr().err == ""

@@ -11,10 +11,10 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
-from volssl.bundle.evaluate import SIMULATED, evaluate_run, with_interval
+from volssl.bundle.evaluate import evaluate_run, with_interval
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
-from volssl.bundle.workflow import finetune, pretrain
+from volssl.bundle.workflow import SIMULATED, finetune, pretrain
 from volssl.data import prepare
 from volssl.errors import UserError
 from volssl.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import nn
 
 from volssl.bundle.config import read_config
-from volssl.bundle.workflow import CONFIG
+from volssl.bundle.workflow import CONFIG, simulated_notice
 from volssl.data import Store, join_labels, refuse_seen
 from volssl.errors import UserError
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
@@ -25,8 +25,6 @@ from volssl.files import load_tensors, write_atomically
 from volssl.tasks import BoxCache, Task, TaskViews
 from volssl.tasks.inference import predict_table
 
-SIMULATED = "These scans are simulated (volssl simulate). What is measured here says nothing about patients."
-SIMULATED_SCANNER = "SIM "  # how the simulator's scanners are called
 SUBGROUPS = ("sex", "age_band", "scanner", "site")
 
 
@@ -96,7 +94,7 @@ def evaluate_run(run: Path, *, store: Path, labels: Path, split: str, out: Path)
             "Validation AUC of that epoch": f"{model.facts['validation_auc']:.3f}",
             "Patients seen in training": str(len(model.facts["patients"])),
         },
-        simulated=SIMULATED if is_simulated(opened) else None,
+        simulated=simulated_notice(opened),
         image_of=lambda volume_id: views.preprocessed(opened.scan(volume_id))[0][0].numpy(),
     )
     return metrics
@@ -112,12 +110,6 @@ def predict_split(model: FineTuned, store: Store, table: pd.DataFrame, views: Ta
         return rows
     answers = predict_table(model.network, [store.scan(volume_id) for volume_id in rows["id"]], views)
     return rows.merge(answers, on="id", validate="one_to_one")
-
-
-def is_simulated(store: Store) -> bool:
-    """Whether any scan of the store came from the simulator."""
-    scanners = store.rows["scanner"].to_pylist() if "scanner" in store.rows.column_names else []
-    return any(str(name).startswith(SIMULATED_SCANNER) for name in scanners)
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:

@@ -12,12 +12,15 @@ import yaml
 from monai.bundle import ConfigWorkflow
 
 from volssl.bundle.config import bundle_config, nearest, parse_overrides, read_config, resolved
+from volssl.data import Store
 from volssl.errors import UserError, user_error_in
 from volssl.evaluation.report import write_pretrain_report
 from volssl.files import write_text
 from volssl.progress import say
 
 CONFIG = "config.yaml"
+SIMULATED = "These scans are simulated (volssl simulate). What is measured here says nothing about patients."
+SIMULATED_SCANNER = "SIM "  # how the simulator's scanners are called
 PRETRAINING = "volume_pretraining"
 TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification"}
 
@@ -32,7 +35,7 @@ def pretrain(
     """
     given = {"dataset_dir": str(store), "output_dir": str(out)} | ({"encoder_path": str(encoder)} if encoder else {})
     run_training(bundle_config(PRETRAINING, method), given=given, words=words, resume=resume)
-    write_pretrain_report(out)
+    write_run_report(out, title=f"Pretraining: {method}", store=store)
 
 
 def finetune(
@@ -62,7 +65,24 @@ def finetune(
         "fraction": fraction,
     } | ({"encoder_path": str(encoder)} if encoder else {})
     run_training(bundle_config(TASK_BUNDLES[task], "train"), given=given, words=words, resume=resume)
-    write_pretrain_report(out)
+    write_run_report(out, title=f"Fine-tuning: {task}", store=store)
+
+
+def write_run_report(run: Path, *, title: str, store: Path) -> None:
+    """The page of a training run: its curves, and what the network saw."""
+    captions = {
+        "views": "Views of the first batch, a row a scan: what the network really saw. Middle slices, patient's right on "
+        "the left.",
+        "input": "What the classifier is fed, before random changes: axial, coronal and sagittal cuts of eight scans.",
+        "curve": "Loss of each step, and its mean over an epoch.",
+    }
+    write_pretrain_report(run, title=title, captions=captions, simulated=simulated_notice(Store.open(store)))
+
+
+def simulated_notice(store: Store) -> str | None:
+    """The banner for pages about a store in which any scan came from the simulator; None for real scans."""
+    scanners = store.rows["scanner"].to_pylist() if "scanner" in store.rows.column_names else []
+    return SIMULATED if any(str(name).startswith(SIMULATED_SCANNER) for name in scanners) else None
 
 
 def run_training(config: Path, *, given: Mapping[str, Any], words: Sequence[str], resume: bool) -> ConfigWorkflow:

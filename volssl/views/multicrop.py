@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from volssl.progress import say
 from volssl.transforms.crops import covering, draw_box, shrink
 from volssl.transforms.intensity import adjust, draw_intensity
 from volssl.transforms.resample import FloatBox, resample_box
@@ -69,6 +70,17 @@ class MultiCrop:
         kinds = [kind for kind, count in enumerate(self.counts) for _ in range(count)]
         return {f"crop{i}": self.crop(scan, rng, size=self.sizes[k], zoom=self.zoom[k]) for i, k in enumerate(kinds)}
 
+    def say_padding(self, scans: Sequence[Scan]) -> None:
+        """Tell the user how many scans are smaller than a crop at its smallest zoom, and so are padded."""
+        for size, zoom in zip(self.sizes, self.zoom, strict=True):
+            needed = [n * mm * zoom[0] for n, mm in zip(size, self.spacing_mm, strict=True)]
+            short = sum(any(have < need for have, need in zip(extent_mm(scan), needed, strict=True)) for scan in scans)
+            if short:
+                say(
+                    f"{short} of {len(scans)} volumes are smaller than a crop of {'×'.join(map(str, size))} voxels: the "
+                    "crop is centred and padded with the lowest value of the window"
+                )
+
     def crop(self, scan: Scan, rng: np.random.RandomState, *, size: Size, zoom: tuple[float, float]) -> Tensor:
         """One crop, (C, *size)."""
         cut = rng.uniform(0, self.border, size=6)
@@ -88,6 +100,12 @@ class MultiCrop:
             drawn = torch.from_numpy(rng.standard_normal(image.shape).astype(np.float32))
             image = (image + sigma * drawn).clamp_(0.0, 1.0)
         return image
+
+
+def extent_mm(scan: Scan) -> tuple[float, float, float]:
+    """Extent of what is not air along R, A, S."""
+    r, a, s = ((stop - start) * mm for (start, stop), mm in zip(scan.foreground, scan.spacing_mm, strict=True))
+    return r, a, s
 
 
 def read_resampled(scan: Scan, box: FloatBox, size: Size, window_hu: tuple[float, float]) -> Tensor:
