@@ -71,8 +71,8 @@ def finetune(
 def write_run_report(run: Path, *, title: str, store: Path) -> None:
     """The page of a training run: its curves, and what the network saw."""
     captions = {
-        "views": "Views of the first batch, a row a scan: what the network really saw. Middle slices, patient's right on "
-        "the left.",
+        "views": "Views of the first batch, a row a scan: what the network really saw. Middle slices, the patient's "
+        "right on the left.",
         "input": "What the classifier is fed, before random changes: axial, coronal and sagittal cuts of eight scans.",
         "curve": "Loss of each step, and its mean over an epoch.",
     }
