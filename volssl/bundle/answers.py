@@ -1,0 +1,205 @@
+"""What a bundle answers for a study: probabilities, what was done to the scan, how it is unlike the training data."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from torch import Tensor
+
+from volssl.bundle.metadata import BundleFacts, read_facts
+from volssl.data.studies import Failure, Studies
+from volssl.data.volume import Volume
+from volssl.errors import UserError
+from volssl.files import write_text
+from volssl.tasks.slices import LEAST_OVERLAP
+from volssl.transforms.head_box import BoxInfo
+
+TABLE = "answers.csv"
+RESEARCH = "Research software, no medical device: not for diagnosis, triage or treatment."
+ORIGINS = {
+    True: "Trained on simulated data: what it answers for a patient has not been tested.",
+    False: "What it answers has been tested on the data named in the model card at most.",
+    None: "Whether its training data were simulated is not recorded.",
+}
+UNLIKE = "unlike the training data: "
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer for one volume, and the JSON file it stands in."""
+
+    path: Path
+    content: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """What stands in the file."""
+        return self.content
+
+
+class AnswerWriter:
+    """Write a JSON for each volume that an engine has predicted, and at the end one CSV for all.
+
+    Args:
+        bundle_root: folder of the bundle, for the facts of its metadata.
+        output_dir: for the answers.
+        studies: what the engine iterates over.
+
+    Attributes:
+        answers: written so far.
+    """
+
+    def __init__(self, *, bundle_root: str | Path, output_dir: str | Path, studies: Studies) -> None:
+        self.bundle_root, self.output_dir, self.studies = Path(bundle_root), Path(output_dir), studies
+        self.answers: list[Answer] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:  # noqa: ARG002  (an Ignite handler)
+        self.facts, self.answers = read_facts(self.bundle_root), []
+
+    def write(self, engine: Engine) -> None:
+        """Write the answer for the volume that the engine holds."""
+        batch = engine.state.batch
+        content = answer(
+            self.facts,
+            engine.state.output["pred"][0].float().cpu(),
+            volume=batch["volume"],
+            info=BoxInfo.from_dict(batch["image_box"]),
+            study=str(batch["study"].path),
+        )
+        path = self.output_dir / f"{batch['name']}.json"
+        write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        self.answers.append(Answer(path, content))
+
+    def finish(self, engine: Engine) -> None:  # noqa: ARG002
+        """Write the table.
+
+        Raises:
+            UserError: where studies have no answer; it names them.
+        """
+        failures = self.studies.failures
+        write_text(self.output_dir / TABLE, table(self.answers, failures, self.facts.labels))
+        if failures:
+            named = "; ".join(f"{failure.study.path}: {failure.reason.rstrip('.')}" for failure in failures[:5])
+            more = f"; and {len(failures) - 5} more, see {self.output_dir / TABLE}" if len(failures) > 5 else ""
+            answered = f"{len(self.answers)} volumes answered in {self.output_dir}"
+            raise UserError(f"{answered}, {len(failures)} studies could not be: {named}{more}")
+
+
+def answer(facts: BundleFacts, probabilities: Tensor, *, volume: Volume, info: BoxInfo, study: str) -> dict[str, Any]:
+    """The answer for a volume as plain JSON values.
+
+    Args:
+        probabilities: (labels + slices,), as the network's columns stand.
+        info: where the network looked.
+        study: what the user calls it.
+    """
+    warnings = unlike_training(facts, volume, info)
+    first, *others = (float(value) for value in probabilities[: len(facts.labels)])
+    return {
+        "notice": f"{RESEARCH} {ORIGINS[facts.simulated]}",
+        "model": {"name": facts.name, "version": facts.version, "weights_sha256": facts.weights_sha256},
+        "study": study,
+        "volume": {facts.labels[0]: first},
+        "types": dict(zip(facts.labels[1:], others, strict=True)),
+        "slices": slices(probabilities[len(facts.labels) :], volume, info) if facts.slices else [],
+        "in_training_range": not warnings if facts.ranges else (None if not warnings else False),
+        "warnings": warnings,
+        "preprocessing": preprocessing(facts, volume, info),
+    }
+
+
+def unlike_training(facts: BundleFacts, volume: Volume, info: BoxInfo) -> list[str]:
+    """Sentences on what about the scan is unlike the training data; none where nothing is known to be."""
+    ranges = facts.ranges.left_by(volume.array.shape, volume.spacing_mm) if facts.ranges else []
+    return [f"{UNLIKE}{reason}" for reason in (*info.reasons, *ranges)]
+
+
+def slices(probabilities: Tensor, volume: Volume, info: BoxInfo) -> list[dict[str, Any]]:
+    """The source's slices from inferior to superior: index, position in mm, SOPInstanceUID for DICOM, probability."""
+    step_mm = float(volume.affine[2, 2])
+    sops = volume.origin.sops
+    return [
+        {"index": index, "position_mm": round(volume.first_slice_z_mm + index * step_mm, 3)}
+        | ({"sop_instance_uid": sops[index]} if sops else {})
+        | {"probability": probability}
+        for index, probability in enumerate(source_slices(probabilities, info))
+    ]
+
+
+def source_slices(probabilities: Tensor, info: BoxInfo) -> list[float | None]:
+    """Probabilities of the grid's slices -> those of the scan's, None for a slice outside of the box.
+
+    A slice of the scan takes the highest of the grid's slices that share at least a quarter of the thinner of the two
+    with it: the rule by which labels come to the grid (`grid_slice_labels`), backwards.
+    """
+    overlap = info.slice_overlap()  # (grid S, source S)
+    thickness = (info.box[2][1] - info.box[2][0]) / info.grid[2]  # of a slice of the grid, in source slices
+    touched = overlap >= LEAST_OVERLAP * min(thickness, 1.0)
+    highest = np.where(touched, probabilities.numpy()[:, None], -np.inf).max(axis=0)
+    return [float(value) if np.isfinite(value) else None for value in highest]
+
+
+def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str, Any]:
+    """What was done to the scan, in numbers and in words."""
+    contract = facts.contract
+    center, width = contract.window_hu or (float("nan"), float("nan"))
+    middle = [(first + last - 1) / 2 for first, last in info.box]  # voxel i has its center at i
+    grid = "×".join(map(str, info.grid))
+    steps = [
+        f"{'×'.join(map(str, info.scan_shape))} voxels read as {volume.origin.source_format}",
+        "axes turned to right, anterior, superior",
+        "values taken as Hounsfield units after slope and intercept",
+        "head found and boxed from its vertex, without landmarks"
+        if info.plausible
+        else "box placed, although no whole head was found",
+        f"window with center {center:g} and width {width:g} HU mapped to [0, 1]",
+        f"box resampled to {grid} voxels, linear with antialiasing; 0 outside of the scan",
+    ]
+    return {
+        "orientation": contract.orientation,
+        "window_hu": {"center": center, "width": width},
+        "spacing_mm": {"source": rounded(info.spacing_mm), "network": rounded(contract.spacing_mm)},
+        "box_mm": {
+            "center_ras": rounded((volume.affine @ [*middle, 1.0])[:3]),
+            "extent": rounded(
+                [(last - first) * mm for (first, last), mm in zip(info.box, info.spacing_mm, strict=True)]
+            ),
+        },
+        "box_voxels": [rounded(edges) for edges in info.box],
+        "grid": list(info.grid),
+        "value_range": list(contract.value_range),
+        "steps": steps,
+        "notes": list(volume.notes),
+    }
+
+
+def table(answers: Sequence[Answer], failures: Sequence[Failure], labels: Sequence[str]) -> str:
+    """A CSV: a row a volume, then a row a study without an answer and why."""
+    text = io.StringIO()
+    columns = ["study", "answer", *labels, "in_training_range", "warnings", "failure"]
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for one in answers:
+        content = one.content
+        row = {"study": content["study"], "answer": one.path.name, "in_training_range": content["in_training_range"]}
+        writer.writerow(row | content["volume"] | content["types"] | {"warnings": "; ".join(content["warnings"])})
+    for failure in failures:
+        writer.writerow({"study": str(failure.study.path), "failure": failure.reason})
+    return text.getvalue()
+
+
+def rounded(values: Sequence[float] | np.ndarray) -> list[float]:
+    """Millimetres to the micrometre."""
+    return [round(float(value), 3) for value in values]

@@ -1,0 +1,110 @@
+"""The model card and the data licence of an exported bundle: the recipe's, with what is known of the weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from volssl.bundle.answers import RESEARCH
+from volssl.bundle.metadata import BundleFacts, written
+
+STATUS = {
+    True: "**Trained on simulated data** (`volssl simulate`): nothing here says anything about patients.",
+    False: "Trained on the data of whoever exported it.",
+    None: "What it was trained on is not recorded: the store was not at hand when the bundle was written.",
+}
+LICENCES = {
+    True: "The training data were made by `volssl simulate` (Apache-2.0). No scan of a patient is among them.\n",
+    False: "The weights were trained on data that do not come with this bundle. Who exported it states here, before "
+    "passing it on, where they are from and under which licence they may be used.\n",
+    None: "What the weights were trained on is not recorded. Who exported the bundle states it here, before passing it "
+    "on.\n",
+}
+NO_DATA = "No data come with this bundle."
+METRICS = {
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+
+
+def model_card(recipe: str, facts: BundleFacts, figures: Mapping[str, Any] | None, patients: int) -> str:
+    """Fill in the recipe's card.
+
+    Args:
+        recipe: docs/README.md of the shipped bundle, with its marked parts.
+        facts: of the weights.
+        figures: what `volssl evaluate` wrote, or None.
+        patients: whose scans the weights saw.
+    """
+    contract = facts.contract
+    grid, spacing = "×".join(map(str, contract.grid)), "×".join(f"{mm:g}" for mm in contract.spacing_mm)
+    labels = ", ".join(facts.labels) + (
+        f", then the {facts.slices} slices of the grid from inferior to superior" * bool(facts.slices)
+    )
+    parts = {
+        "status": f"{STATUS[facts.simulated]} **{RESEARCH}**",
+        "data": f"{STATUS[facts.simulated]} The weights saw {patients} patients. {seen(facts)}\n\n{NO_DATA}",
+        "tensors": f"Input: one channel, {grid} voxels of {spacing} mm along right, anterior, superior.\n\n"
+        f"Output: {len(facts.labels) + facts.slices} probabilities: {labels}.",
+        "figures": figure_table(figures, facts.simulated),
+    }
+    for name, text in parts.items():
+        marked = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+        count = len(marked.findall(recipe))
+        if count != 1:
+            raise ValueError(f"the recipe's card has {count} parts marked {name}; one is needed")
+        start, stop = next(marked.finditer(recipe)).span()
+        recipe = recipe[:start] + text + recipe[stop:]
+    return recipe
+
+
+def seen(facts: BundleFacts) -> str:
+    """The training ranges in words."""
+    if facts.ranges is None:
+        return "Their voxel sizes and fields of view are not recorded."
+    spacing, extent = (
+        " × ".join(written(pair) for pair in ranges) for ranges in (facts.ranges.spacing_mm, facts.ranges.extent_mm)
+    )
+    return f"Their {facts.ranges.volumes} volumes had voxels of {spacing} mm in a field of view of {extent} mm."
+
+
+def figure_table(figures: Mapping[str, Any] | None, simulated: bool | None) -> str:
+    """The evaluation as a table with 95 % intervals, and on what it was measured."""
+    if figures is None:
+        return "Not measured: `volssl evaluate` had not been run when the bundle was written."
+    of_what = "simulated " if simulated else ""
+    header = (
+        f"Measured on {figures['n_studies']} {of_what}studies of {figures['n_patients']} {figures['split']} patients, "
+        "with 95 % bootstrap intervals by patient.\n\n"
+    )
+    rows = ["| output | positives | " + " | ".join(METRICS.values()) + " |", "|---" * (2 + len(METRICS)) + "|"]
+    for name, output in figures["outputs"].items():
+        cells = [cell(output["metrics"].get(metric)) for metric in METRICS]
+        rows.append(f"| {name} | {output['positives']} of {output['n']} | {' | '.join(cells)} |")
+    return header + "\n".join(rows)
+
+
+def cell(figure: Mapping[str, Any] | None) -> str:
+    """`.912 (.880–.941)`, or a dash where it could not be worked out."""
+    if not figure or figure["value"] is None:
+        return "–"
+    interval = f" ({figure['low']:.3f}–{figure['high']:.3f})" if figure["low"] is not None else ""
+    return f"{figure['value']:.3f}{interval}"
+
+
+def shortened(figures: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The evaluation as metadata.json keeps it: value and interval of each metric of each output."""
+    if figures is None:
+        return {}
+    kept = {
+        name: {
+            metric: {key: values[key] for key in ("value", "low", "high")}
+            for metric, values in output["metrics"].items()
+            if values["value"] is not None
+        }
+        for name, output in figures["outputs"].items()
+    }
+    return {key: figures[key] for key in ("split", "n_studies", "n_patients")} | {"outputs": kept}

@@ -1,0 +1,89 @@
+"""The weights of a bundle: loaded as tensors alone, and only if they are those that metadata.json names."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from volssl.bundle.metadata import read_facts
+from volssl.errors import UserError
+
+WEIGHTS = Path("models") / "model.pt"
+
+
+class BundleWeights:
+    """Fill a network with a bundle's weights when an engine starts, and bring it to the engine's device.
+
+    Args:
+        bundle_root: folder of the bundle.
+        network: of the shape that the weights have.
+    """
+
+    def __init__(self, *, bundle_root: str | Path, network: nn.Module) -> None:
+        self.bundle_root, self.network = Path(bundle_root), network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        fill(self.network, read_weights(self.bundle_root), source=self.bundle_root / WEIGHTS)
+        self.network.to(engine.state.device)
+
+
+def read_weights(bundle: Path) -> dict[str, Tensor]:
+    """A bundle's state dict; what is hashed is what is read, and nothing in it can run.
+
+    Raises:
+        UserError: where the file is missing, is not the one that the metadata name, or holds more than tensors.
+    """
+    path, wanted = bundle / WEIGHTS, read_facts(bundle).weights_sha256
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: no weights there ({type(error).__name__}); write the bundle with `volssl export`"
+        ) from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted:
+        raise UserError(
+            f"{path}: SHA-256 {found[:12]}… is not the {wanted[:12]}… of metadata.json; the weights were exchanged"
+        )
+    try:
+        refuse_inflation(content, path)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path}: holds something other than tensors ({type(error).__name__}); it was not loaded"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path}: not a plain state dict of tensors; write the bundle with `volssl export`")
+    if sum(value.numel() * value.element_size() for value in state.values()) > len(content):
+        raise UserError(f"{path}: its tensors are larger than the file; it was not loaded")
+    return state
+
+
+def refuse_inflation(content: bytes, path: Path) -> None:
+    """Raise a UserError for an archive that grows when it is unpacked; torch writes its own uncompressed."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(member.file_size for member in archive.infolist()) > len(content):
+            raise UserError(f"{path}: claims more bytes than it has; it was not loaded")
+
+
+def fill(network: nn.Module, state: dict[str, Tensor], *, source: Path) -> None:
+    """Load every tensor.
+
+    Raises:
+        UserError: where one is missing, left over, or of another shape.
+    """
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"{source}: does not fit the network of configs/inference.yaml ({detail})") from error

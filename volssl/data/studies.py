@@ -1,0 +1,188 @@
+"""Studies to answer for: DICOM folders and volume files, one after the other, in the form that MONAI's engines take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch.utils.data import IterableDataset
+
+from volssl.data import checks
+from volssl.data.crew import Crew, quiet_libraries
+from volssl.data.dicom import Series
+from volssl.data.discovery import discover
+from volssl.data.keys import plain_name
+from volssl.data.preparation import Refused, Source, gather
+from volssl.data.volume import RefusedError, Volume
+from volssl.errors import UserError
+from volssl.progress import say, track
+
+Paths = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is answered for as one.
+
+    Attributes:
+        path: as the user named it, or what lies below: a volume file, or the folder of a DICOM study.
+        name: the file's or folder's own, made unique; answers are called so.
+        sources: its volumes, unread.
+        refused: why files of it cannot be read, from their headers.
+    """
+
+    path: Path
+    name: str
+    sources: tuple[Source, ...]
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A study without an answer, and why."""
+
+    study: Study
+    reason: str
+
+
+class Studies(IterableDataset[dict[str, Any]]):
+    """Yields one batch a volume: `image` (1, 1, *grid), what the transform left beside it, `study` and `volume`.
+
+    The headers are read first, the voxels of a volume when its turn comes. A study that cannot be read, is of another
+    modality, or fails in the transform stops no other: it stands in `failures` once the iteration has passed it.
+
+    Args:
+        data: a folder with studies in it, a study, or several of either.
+        transform: from a dictionary with `image`, a MetaTensor (1, R, A, S) in RAS, HU for CT.
+        modality: what the network was trained on; another is refused.
+
+    Attributes:
+        failures: of the last iteration.
+    """
+
+    def __init__(
+        self, data: Paths, *, transform: Callable[[dict[str, Any]], dict[str, Any]], modality: str = "CT"
+    ) -> None:
+        self.data, self.transform, self.modality = data, transform, modality
+        self.failures: list[Failure] = []
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.failures = []
+        studies = find_studies(self.data)
+        for study in track(studies, "Answering studies", len(studies)):
+            try:
+                volumes = read_study(study, modality=self.modality)
+            except UserError as error:
+                self.failures.append(Failure(study, str(error)))
+                continue
+            for place, volume in enumerate(volumes):
+                try:
+                    sample = self.transform({"image": as_image(volume)})
+                # MONAI's Compose makes a RuntimeError of whatever a transform raises
+                except (RuntimeError, ValueError, MemoryError) as error:
+                    self.failures.append(Failure(study, str(error.__cause__ or error)))
+                    continue
+                name = study.name if len(volumes) == 1 else f"{study.name}-volume{place + 1}"
+                yield sample | {"image": sample["image"][None], "study": study, "volume": volume, "name": name}
+
+
+def find_studies(data: Paths) -> list[Study]:
+    """The studies below the paths, in a fixed order: each volume file, and DICOM by its StudyInstanceUID.
+
+    Raises:
+        UserError: where a path does not exist, or there is nothing to read.
+    """
+    paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
+    quiet_libraries()
+    found: dict[str, tuple[Path, list[Source], list[str]]] = {}
+    for path in paths:
+        broken: list[Refused] = []
+        for source in gather(discover([path]).files, Crew(0)):
+            if isinstance(source, Refused):
+                broken.append(source)
+                continue
+            key = (source.slices[0].study if isinstance(source, Series) else "") or str(source.path)
+            study = found.setdefault(key, (source.path, [], []))
+            if source.source not in {known.source for known in study[1]}:
+                study[1].append(source)
+            found[key] = (shared_folder(study[0], source.path), study[1], study[2])
+        for refused in broken:
+            folder = refused.found.path.parent
+            near = next((study for study in found.values() if study[0] == folder), None)
+            near = near or found.setdefault(str(folder), (folder, [], []))
+            near[2].append(refused.sentence)
+    if not found:
+        raise UserError(
+            f"no study in {', '.join(map(str, paths))}: name a DICOM folder, or a NIfTI, NRRD or MetaImage file"
+        )
+    ordered = sorted(found.values(), key=lambda study: study[0])
+    names = unique_names([path for path, _, _ in ordered])
+    return [
+        Study(as_named(path, paths), name, tuple(sources), tuple(refused))
+        for (path, sources, refused), name in zip(ordered, names, strict=True)
+    ]
+
+
+def read_study(study: Study, *, modality: str) -> list[Volume]:
+    """Read and check a study's volumes of a modality; what else it holds is said.
+
+    Raises:
+        UserError: where no volume is left; the line says why.
+    """
+    volumes, reasons = [], list(dict.fromkeys(study.refused))
+    for source in study.sources:
+        try:
+            volume = checks.check(source.read())
+        except RefusedError as refusal:
+            reasons.append(refusal.sentence)
+            continue
+        if volume.modality == modality:
+            volumes.append(volume)
+        else:
+            reasons.append(f"It is {volume.modality} and the bundle was trained on {modality}.")
+    if not volumes:
+        raise UserError(" ".join(reasons))
+    for reason in reasons:
+        say(f"{study.path}: a part was passed over: {reason}")
+    return volumes
+
+
+def as_image(volume: Volume) -> MetaTensor:
+    """A volume as MONAI's (1, R, A, S); its voxel size is rounded as in the store, so that it is cut as in training."""
+    spacing_mm = np.array([round(mm, 6) for mm in volume.spacing_mm])
+    affine = volume.affine.copy()
+    affine[:3, :3] = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) * spacing_mm
+    return MetaTensor(torch.from_numpy(volume.array[np.newaxis]), affine=torch.from_numpy(affine))
+
+
+def shared_folder(one: Path, other: Path) -> Path:
+    """The path where they are the same, else the folder that holds both."""
+    while not other.is_relative_to(one):
+        one = one.parent
+    return one
+
+
+def as_named(path: Path, given: Sequence[Path]) -> Path:
+    """A resolved path in the user's own words."""
+    for root in given:
+        if path.is_relative_to(root.resolve()):
+            return root / path.relative_to(root.resolve())
+    return path
+
+
+def unique_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each path, without its suffix; one that stands for several is numbered."""
+    names: list[str] = []
+    for path in paths:
+        stem = plain_name(path.name)
+        name, number = stem, 1
+        while name in names:
+            number += 1
+            name = f"{stem}-{number}"
+        names.append(name)
+    return names
