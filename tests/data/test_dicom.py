@@ -50,7 +50,7 @@ def test_shuffled_files_come_back_in_ras_with_the_right_place(tmp_path: Path) ->
     np.testing.assert_allclose(volume.affine @ [23, 19, 0, 1], LPS_AFFINE @ [0, 0, 0, 1], atol=1e-5)
     np.testing.assert_allclose(volume.affine[:3, :3], np.diag([2, 2, 3]), atol=1e-5)
     assert list(volume.origin.sops) == sops
-    assert volume.first_slice_z_mm == pytest.approx(-100)
+    assert (volume.first_slice_z_mm, volume.slice_step_z_mm) == pytest.approx((-100, 3))
 
 
 def test_a_series_that_runs_downward_has_its_lowest_slice_first(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_series_that_runs_downward_has_its_lowest_slice_first(tmp_path: Path) 
     volume = read(tmp_path)
     np.testing.assert_array_equal(volume.array, hu[:, ::-1])
     assert list(volume.origin.sops) == sops
-    assert volume.first_slice_z_mm == pytest.approx(-100)
+    assert (volume.first_slice_z_mm, volume.slice_step_z_mm) == pytest.approx((-100, 3))
 
 
 def test_each_slice_has_its_own_slope_and_intercept(tmp_path: Path) -> None:
@@ -146,6 +146,10 @@ def test_the_place_agrees_with_simpleitk(tmp_path: Path) -> None:
         ("few_slices", range(4, 12), None),
         ("uneven_slices", [], lambda d, i: _move(d, 2, 1.0 if i == 6 else 0.0)),
         ("duplicate_slices", [], lambda d, i: _move(d, 2, -3.0 if i == 6 else 0.0)),
+        ("uneven_slices", [], lambda d, i: _move(d, 0, 9.0 if i == 6 else 0.0)),
+        ("geometry", [], lambda d, i: _move(d, 1, 9.0 * i)),
+        ("geometry", [], lambda d, i: setattr(d, "PixelSpacing", [2, -2])),
+        ("geometry", [], lambda d, i: setattr(d, "ImageOrientationPatient", [0, 0, 0, 0, 1, 0])),
         ("localizer", [], lambda d, i: setattr(d, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"])),
         ("secondary_capture", [], lambda d, i: setattr(d, "SOPClassUID", "1.2.840.10008.5.1.4.1.1.7")),
         ("modality", [], lambda d, i: setattr(d, "Modality", "US")),

@@ -159,24 +159,31 @@ def test_index_and_position_mark_the_same_slices_of_a_turned_nifti(
     assert indices == bright == bright_slices(store, volume_id)
 
 
-def test_the_position_of_a_tilted_slice_is_its_image_position(tmp_path: Path) -> None:
-    """An oblique series: z of ImagePositionPatient and of the slice's centre differ by more than a slice."""
+@pytest.mark.parametrize("gantry", [False, True])
+def test_the_position_of_a_tilted_slice_is_its_image_position(tmp_path: Path, gantry: bool) -> None:
+    """Oblique planes: z of ImagePositionPatient and of a slice's centre differ by more than a slice.
+
+    With a tilted gantry the table moves along z and not along the normal: the volume is resampled, slices keep count.
+    """
     tilt = np.radians(15)
     hu, bright = marked_block()
     z_mm: list[float] = []
 
     def oblique(dataset: Dataset, index: int) -> None:
         dataset.ImageOrientationPatient = [1, 0, 0, 0, float(np.cos(tilt)), float(np.sin(tilt))]
-        position = np.array([-20, -30, -100]) + 3 * index * np.array([0, -np.sin(tilt), np.cos(tilt)])
+        along = np.array([0, 0, 1]) if gantry else np.array([0, -np.sin(tilt), np.cos(tilt)])
+        position = np.array([-20, -30, -100]) + 3 * index * along
         dataset.ImagePositionPatient = [round(float(x), 6) for x in position]
         z_mm.append(round(float(position[2]), 6))
 
-    write_series(tmp_path / "in", hu, edit=oblique)
+    sops = write_series(tmp_path / "in", hu, edit=oblique)
     prepare([tmp_path / "in"], tmp_path / "store", workers=0)
     store = Store.open(tmp_path / "store")
-    marks = ";".join(str(z_mm[index]) for index in bright)
-    path = table(tmp_path, f"study,bleed,slice_positions_mm\nin,1,{marks}\n")
-    assert list(joined_slices(store, path).values()) == [bright]
+    assert store.rows["shape"][0].as_py()[1] == (25 if gantry else 20)  # 33 mm of table, 8.5 mm of shear, 2 mm voxels
+    for column, marks in (("slice_positions_mm", [str(z) for z in z_mm]), ("slice_sops", sops)):
+        cell = ";".join(marks[index] for index in bright)
+        path = table(tmp_path, f"study,bleed,{column}\nin,1,{cell}\n")
+        assert list(joined_slices(store, path).values()) == [bright]
 
 
 def test_blank_is_unknown_and_a_study_of_two_series_takes_each_slice_to_its_own(

@@ -21,6 +21,8 @@ from pydicom.dataset import Dataset
 from tests.data.sources import KEY, ROOT_UID, block, write_cohort, write_nifti, write_series
 from volssl.data import Store, ledger, preparation, prepare
 from volssl.data.store import JOURNAL
+from volssl.data.volume import Volume
+from volssl.data.volumes import VolumeFile
 from volssl.errors import UserError
 
 RUN = "from volssl.data import prepare; prepare(['{cohort}'], '{store}', workers={workers})"
@@ -87,6 +89,7 @@ def test_killed_and_repeated_it_gives_the_same_store_and_does_nothing_twice(tmp_
         assert process.wait() == -signal.SIGKILL  # it was at work, not done
         with pytest.raises(UserError, match="cut short"):
             Store.open(store)
+        assert stat.S_IMODE(journal.stat().st_mode) == 0o600  # it names paths
         done = journal.read_bytes().count(b"\n")
         assert done >= wait_for
         for path, mtime in written.items():
@@ -188,6 +191,34 @@ def test_every_file_is_a_row_a_refusal_or_passed_over(tmp_path: Path, capsys: py
     }
 
 
+def test_odd_names_and_dead_links_are_rows_like_others(tmp_path: Path) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 1)
+    (cohort / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    shutil.copy(cohort / "volumes" / "S00.nii.gz", os.fsdecode(os.fsencode(cohort) + b"/\xff,\n.nii.gz"))
+    for _ in range(2):
+        summary = prepare([cohort], tmp_path / "store", workers=0)
+        assert summary.stored + summary.known == 1
+        assert summary.rejected == {"unreadable": 1, "duplicate": 1}
+
+
+def test_a_scan_that_fails_in_an_unforeseen_way_is_told_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 3)
+    read = VolumeFile.read
+
+    def fail_at_one(self: VolumeFile) -> Volume:
+        if "S01" in self.path.name:
+            raise ZeroDivisionError(str(self.path))
+        return read(self)
+
+    monkeypatch.setattr(VolumeFile, "read", fail_at_one)
+    summary = prepare([cohort], tmp_path / "store", workers=0)
+    assert (summary.stored, dict(summary.rejected)) == (2, {"failed": 1})
+    assert "ZeroDivisionError." in (tmp_path / "store" / "rejected.csv").read_text()
+    assert "S01" not in (tmp_path / "store" / "rejected.csv").read_text()
+
+
 def test_a_source_with_nothing_readable_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("no scan")
@@ -276,7 +307,16 @@ def test_series_and_files_describe_themselves_alike(tmp_path: Path) -> None:
     prepare([tmp_path / "in"], tmp_path / "store", workers=0)
     dicom, nifti = sorted(Store.open(tmp_path / "store").rows.to_pylist(), key=lambda row: str(row["source_format"]))
     assert (dicom["source_format"], nifti["source_format"]) == ("dicom", "nifti")
-    for column in ("shape", "spacing_mm", "foreground", "first_slice_z_mm", "dtype", "modality", "checksum"):
+    for column in (
+        "shape",
+        "spacing_mm",
+        "foreground",
+        "first_slice_z_mm",
+        "slice_step_z_mm",
+        "dtype",
+        "modality",
+        "checksum",
+    ):
         assert dicom[column] == nifti[column], column
     np.testing.assert_allclose(dicom["affine"], nifti["affine"], atol=1e-5)
     assert (dicom["sex"], dicom["age_years"], dicom["scanner"], len(dicom["sop"])) == ("F", 90, "ACME", 12)

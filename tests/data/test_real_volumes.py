@@ -58,7 +58,7 @@ def test_the_jpeg_2000_series_is_stored_as_simpleitk_reads_it(shared_data: Path,
     np.testing.assert_allclose(scan.affine @ [0, 0, 0, 1], last, atol=1e-3)
     np.testing.assert_allclose(scan.affine[:3, :3], np.diag([0.9765625, 0.9765625, 2.0]), atol=1e-5)
     assert len(row["sop"]) == 20
-    assert row["first_slice_z_mm"] == -804.5
+    assert (row["first_slice_z_mm"], row["slice_step_z_mm"]) == (-804.5, 2.0)
 
 
 def test_the_share_without_air_is_refused_until_the_modality_is_said(shared_data: Path, tmp_path: Path) -> None:

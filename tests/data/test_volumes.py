@@ -48,6 +48,7 @@ def test_an_oblique_volume_keeps_its_affine_exactly(tmp_path: Path) -> None:
         assert volume.array[r, a, s] == hu[23 - r, a, s]
         np.testing.assert_allclose(volume.affine @ [r, a, s, 1], affine @ [23 - r, a, s, 1], atol=1e-4)
     assert volume.first_slice_z_mm == pytest.approx((affine @ [0, 0, 0, 1])[2], abs=1e-4)
+    assert volume.slice_step_z_mm == pytest.approx(affine[2, 2], abs=1e-4)
     np.testing.assert_allclose(volume.spacing_mm, (2, 2, 3), atol=1e-5)
 
 

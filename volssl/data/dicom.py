@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,18 @@ import pydicom
 import SimpleITK
 
 from volssl.data.checks import AIR_HU
+from volssl.data.dicom_geometry import (
+    TILT_MIN_DEGREES,
+    has_place,
+    sorted_evenly,
+    stack_affine,
+    tilt_degrees,
+    upright,
+)
 from volssl.data.dicom_headers import CT_IMAGE, SECONDARY_CAPTURE, Header
 from volssl.data.volume import Origin, RefusedError, Volume, oriented, slices_are_axial
-from volssl.data.volumes import LPS_TO_RAS, itk_affine
 
 SLICES_MIN = 5
-GAP_TOLERANCE = 0.05  # of the usual gap: beyond it the slices are not even
-TILT_MIN_DEGREES = 0.1  # under it the shear moves a head's slices by less than a voxel
 
 
 @dataclass(frozen=True)
@@ -69,18 +74,22 @@ class Series:
         """
         _check_kind(self.slices)
         slices, copies = _without_copies(self.slices)
-        slices, step_mm = _sorted_evenly(slices)
+        slices, step_mm = sorted_evenly(slices)
         notes = [*self.notes, *([f"{copies} copies of slices were passed over"] if copies else [])]
         array = np.stack([_decode(one) for one in slices], axis=-1)  # (column, row, slice)
         array, padded = _padding_to_air(array, slices)
         notes += [f"{padded} padding voxels became air"] if padded else []
-        affine = _affine(slices[0], step_mm)
-        tilt = _tilt_degrees(slices[0], step_mm)
+        affine = stack_affine(slices[0], step_mm)
         origin = _origin(slices, self.identity, axial=slices_are_axial(affine))
+        tilt = tilt_degrees(slices[0], step_mm)
         if tilt > TILT_MIN_DEGREES:
-            array, affine = _upright(array, slices[0], step_mm)
+            array, affine = upright(array, slices[0], step_mm)
             notes.append(f"a gantry tilt of {tilt:.1f} degrees was taken out by resampling")
-        return oriented(array, affine, modality=slices[0].modality, origin=origin, notes=tuple(notes))
+        volume = oriented(array, affine, modality=slices[0].modality, origin=origin, notes=tuple(notes))
+        if not slices_are_axial(affine):
+            return volume
+        lowest_mm = min(one.position_mm[2] for one in slices if one.position_mm)
+        return replace(volume, first_slice_z_mm=lowest_mm, slice_step_z_mm=abs(float(step_mm[2])))
 
 
 def grouped(headers: Iterable[Header]) -> list[Series]:
@@ -130,9 +139,9 @@ def _check_kind(slices: tuple[Header, ...]) -> None:
         raise RefusedError("multi_frame", f"Multi-frame objects ({first.frames} frames in a file) are not read.")
     if first.samples != 1 or first.photometric not in ("MONOCHROME2", ""):
         raise RefusedError("colour", "The pixels are colours or inverted grey, not MONOCHROME2.")
-    if any(one.orientation is None or one.position_mm is None or not one.row_spacing_mm for one in slices):
+    if not all(has_place(one) for one in slices):
         raise RefusedError(
-            "geometry", "Orientation, position or pixel spacing is missing, so the slices have no place."
+            "geometry", "Orientation, position or pixel spacing is missing or impossible, so slices have no place."
         )
     if len(slices) < SLICES_MIN:
         raise RefusedError("few_slices", f"{len(slices)} slices; {SLICES_MIN} are the least.")
@@ -142,79 +151,6 @@ def _without_copies(slices: tuple[Header, ...]) -> tuple[tuple[Header, ...], int
     """Drop files that repeat a slice under the same SOPInstanceUID; and how many they were."""
     kept = {one.sop or str(index): one for index, one in reversed(list(enumerate(slices)))}
     return tuple(reversed(kept.values())), len(slices) - len(kept)
-
-
-def _sorted_evenly(slices: tuple[Header, ...]) -> tuple[tuple[Header, ...], np.ndarray]:
-    """Sort along the normal; and the step from slice to slice in LPS mm, which a tilt may turn off the normal."""
-    normal = _directions(slices[0])[2]
-    ordered = tuple(sorted(slices, key=lambda one: float(np.dot(normal, one.position_mm or ()))))
-    positions = np.array([one.position_mm for one in ordered])  # (slice, 3)
-    gaps = np.diff(positions @ normal)
-    usual = float(np.median(gaps))
-    doubled = int((gaps < 0.01 * max(usual, 0.1)).sum())
-    if doubled:
-        raise RefusedError("duplicate_slices", f"{doubled} of {len(ordered)} slices lie where another one does.")
-    worst = float(gaps[np.abs(gaps - usual).argmax()])
-    if abs(worst - usual) > GAP_TOLERANCE * usual:
-        missing = round(worst / usual) - 1
-        if missing > 0 and abs(worst - (missing + 1) * usual) <= GAP_TOLERANCE * worst:
-            raise RefusedError(
-                "missing_slices", f"A gap of {worst:.2f} mm where {usual:.2f} is the rule: slices are missing."
-            )
-        raise RefusedError("uneven_slices", f"A gap of {worst:.2f} mm where {usual:.2f} mm is the rule.")
-    return ordered, (positions[-1] - positions[0]) / (len(ordered) - 1)
-
-
-def _directions(one: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors in LPS: along a row, along a column, and normal to both."""
-    values = np.array(one.orientation, dtype=np.float64)
-    row, column = values[:3] / np.linalg.norm(values[:3]), values[3:] / np.linalg.norm(values[3:])
-    return row, column, np.cross(row, column)
-
-
-def _affine(first: Header, step_mm: np.ndarray) -> np.ndarray:
-    """Index (column, row, slice) to RAS mm (DICOM PS3.3, C.7.6.2.1.1)."""
-    row, column, _ = _directions(first)
-    affine = np.eye(4)
-    affine[:3, 0] = row * (first.column_spacing_mm or 0)
-    affine[:3, 1] = column * (first.row_spacing_mm or 0)
-    affine[:3, 2] = step_mm
-    affine[:3, 3] = np.array(first.position_mm)
-    return LPS_TO_RAS @ affine
-
-
-def _tilt_degrees(first: Header, step_mm: np.ndarray) -> float:
-    cosine = float(np.dot(_directions(first)[2], step_mm) / np.linalg.norm(step_mm))
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-
-
-def _upright(array: np.ndarray, first: Header, step_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Resample a sheared stack (column, row, slice) so that its slices lie straight above each other, all of each.
-
-    ITK knows no sheared grid: it is told the straight one, and an affine transform that shifts each slice back.
-    """
-    row, column, normal = _directions(first)
-    gap_mm = float(np.dot(step_mm, normal))
-    spacing = np.array([first.column_spacing_mm, first.row_spacing_mm, gap_mm])
-    directions = np.stack([row, column, normal], axis=1)
-    image = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection(directions.ravel().tolist())
-    image.SetOrigin(list(first.position_mm or ()))
-    shear = step_mm - gap_mm * normal  # in plane, mm a slice
-    shift = np.rint(directions.T @ shear * (array.shape[2] - 1) / spacing).astype(
-        int
-    )  # voxels, last slice against first
-    size = [n + abs(int(move)) for n, move in zip(array.shape, shift, strict=True)]
-    origin = np.array(first.position_mm) + directions @ (np.minimum(shift, 0) * spacing)
-    back = SimpleITK.AffineTransform(3)
-    back.SetMatrix((np.eye(3) - np.outer(shear, normal) / gap_mm).ravel().tolist())
-    back.SetCenter(list(first.position_mm or ()))
-    air = float(AIR_HU if first.modality == "CT" else array.min())
-    straight = SimpleITK.Resample(
-        image, size, back, SimpleITK.sitkLinear, origin.tolist(), spacing.tolist(), directions.ravel().tolist(), air
-    )
-    return SimpleITK.GetArrayFromImage(straight).transpose(2, 1, 0), itk_affine(straight)
 
 
 def _decode(one: Header) -> np.ndarray:

@@ -90,7 +90,8 @@ def discover(sources: Sequence[Path], *, exclude: Path | None = None) -> Discove
         if not source.exists():
             raise UserError(f"{source} does not exist: name a folder or a file that holds volumes")
         root = source.resolve()
-        for path in [root] if root.is_file() else _files(root, exclude.resolve() if exclude else None):
+        closed: list[OSError] = []
+        for path in [root] if root.is_file() else _files(root, exclude.resolve() if exclude else None, closed):
             if path in seen:
                 continue
             seen.add(path)
@@ -100,13 +101,18 @@ def discover(sources: Sequence[Path], *, exclude: Path | None = None) -> Discove
                 discovery.files.append(Found(path, root.parent if path == root else root, kind))
             else:
                 discovery.passed_over[rule or "files of other kinds"] += 1
+        if closed:
+            discovery.passed_over["folders that may not be opened"] += len(closed)
     return discovery
 
 
-def _files(root: Path, exclude: Path | None) -> Iterator[Path]:
-    """Every file below `root` in a fixed order, each folder entered once however many links lead to it."""
+def _files(root: Path, exclude: Path | None, closed: list[OSError]) -> Iterator[Path]:
+    """Every file below `root` in a fixed order, each folder entered once however many links lead to it.
+
+    The folders that may not be opened are added to `closed`.
+    """
     entered = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
         here = os.path.realpath(folder)
         if here in entered or (exclude is not None and Path(here) == exclude):
             folders.clear()

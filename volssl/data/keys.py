@@ -18,7 +18,7 @@ VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", 
 
 def keyed_hash(key: bytes, kind: str, text: str) -> str:
     """Hash `text` with the secret `key` into 24 hexadecimal digits; equal texts of two kinds differ."""
-    return hmac.new(key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:24]
+    return hmac.new(key, f"{kind}\0{text}".encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:24]
 
 
 def study_alias(key: bytes, name: str) -> str:
@@ -79,7 +79,7 @@ def write_private(path: Path, text: str) -> None:
     """Write a file only its owner may read (mode 600), whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

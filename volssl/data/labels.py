@@ -97,7 +97,7 @@ def _numbers(path: Path, column: pd.Series) -> pd.Series:
 
 
 def _volumes_by_name(store: Store) -> dict[str, list[Row]]:
-    columns = ["id", "patient", "study", "aliases", "split", "shape", "affine", "first_slice_z_mm", "sop"]
+    columns = ["id", "patient", "study", "aliases", "split", "shape", "first_slice_z_mm", "slice_step_z_mm", "sop"]
     volumes: dict[str, list[Row]] = {}
     for row in store.rows.select(columns).to_pylist():
         for alias in row["aliases"]:

@@ -53,7 +53,9 @@ class Ledger:
         self.paths: dict[str, str] = {}
         self._by_source: dict[str, str] = {}
         self._load()
-        self._journal = (store / JOURNAL).open("a", encoding="utf-8")
+        # It names paths as well: private.
+        journal = os.open(store / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._journal = os.fdopen(journal, "a", encoding="utf-8")
 
     def settled(self, source: str, stamp: str) -> bool:
         """Whether this source was dealt with and has not changed since."""
@@ -97,7 +99,7 @@ class Ledger:
         paths = _csv(
             ("key", "path"), [{"key": key, "path": self.paths[key]} for key in sorted(kept & self.paths.keys())]
         )
-        if not (self.store / PATHS).exists() or (self.store / PATHS).read_text(encoding="utf-8") != paths:
+        if not (self.store / PATHS).exists() or _text(self.store / PATHS) != paths:
             write_private(self.store / PATHS, paths)
         wanted = {volume_path(self.store, volume_id).name for volume_id in self.rows}
         for file in (self.store / VOLUMES).iterdir():
@@ -193,5 +195,9 @@ def _csv(columns: tuple[str, ...], records: list[dict[str, Any]]) -> str:
 def _read_csv(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(io.StringIO(_text(path), newline="")))
+
+
+def _text(path: Path) -> str:
+    """A text as it stands; a path may hold bytes that are no UTF-8."""
+    return path.read_bytes().decode("utf-8", "surrogateescape")

@@ -100,7 +100,7 @@ class Writer:
         """The source's manifest row, or its refusal."""
         name, stamp = self.name(source), self.stamp(source)
         try:
-            volume = checks.check(source.read(), self.modality)
+            volume = _checked(source, self.modality)
         except RefusedError as refusal:
             return Rejection(name, refusal.reason, refusal.sentence, stamp)
         row = row_of(volume, self.key, source=name, stamp=stamp)
@@ -178,6 +178,16 @@ def gather(files: Sequence[Found], hands: Crew) -> list[Source | Refused]:
         else:
             sources.append(Refused(found, header.reason, header.sentence))
     return [*sources, *grouped(headers)]
+
+
+def _checked(source: Source, modality: str | None) -> Volume:
+    """Read and check; one scan that nobody foresaw does not stop an archive's reading, but is told."""
+    try:
+        return checks.check(source.read(), modality)
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise RefusedError("failed", f"Reading it failed with {type(error).__name__}.") from error
 
 
 def _headers(files: Sequence[Found], hands: Crew) -> Iterator[Header | RefusedError]:

@@ -32,6 +32,7 @@ class MemoryScan:
             the slices are not axial DICOM): private, for the answer that goes back to the archive alone.
         notes: sentences about what was unusual.
         first_slice_z_mm: RAS z of the source's own first voxel in the slice S = 0.
+        slice_step_z_mm: from there to the next slice.
     """
 
     id: str
@@ -45,6 +46,7 @@ class MemoryScan:
     raw_ids: dict[str, str | list[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     first_slice_z_mm: float = 0.0
+    slice_step_z_mm: float = 1.0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -103,4 +105,5 @@ def _scan(source: Source, volume: Volume) -> MemoryScan:
         raw_ids={"study": origin.study, "series": origin.series, "sops": list(origin.sops)},
         notes=volume.notes,
         first_slice_z_mm=volume.first_slice_z_mm,
+        slice_step_z_mm=volume.slice_step_z_mm,
     )

@@ -58,7 +58,8 @@ def _places(where: str, column: str, marks: Sequence[str], row: Row, key: bytes)
     except ValueError as error:
         raise UserError(f"{where}: {column} holds {_cell_text(marks)}, which are no numbers parted by ';'") from error
     if column == "slice_positions_mm":
-        numbers = [float(np.rint((z - row["first_slice_z_mm"]) / row["affine"][10])) for z in numbers]
+        first, step = row["first_slice_z_mm"], row["slice_step_z_mm"]
+        numbers = [float(np.rint((z - first) / step)) for z in numbers]
     elif any(number != int(number) for number in numbers):
         raise UserError(f"{where}: {column} holds {_cell_text(marks)}; indices are whole numbers")
     return [int(number) if 0 <= number < row["shape"][2] else None for number in numbers]
@@ -75,5 +76,5 @@ def _extent(column: str, row: Row) -> str:
     last = row["shape"][2] - 1
     if column == "slices":
         return f"0 to {last}"
-    first = row["first_slice_z_mm"]
-    return f"{first:.1f} to {first + row['affine'][10] * last:.1f} mm"
+    first, step = row["first_slice_z_mm"], row["slice_step_z_mm"]
+    return f"{first:.1f} to {first + step * last:.1f} mm"

@@ -51,8 +51,9 @@ class Volume:
         array: (R, A, S); Hounsfield units for CT.
         affine: voxel index to RAS millimetres, 4 x 4.
         modality: `CT` or `MR`, or None where the source does not say.
-        first_slice_z_mm: RAS z of the source's own first voxel in the slice S = 0 (ImagePositionPatient in DICOM);
-            the slices above follow in steps of `affine[2, 2]`.
+        first_slice_z_mm: RAS z of the source's own first voxel (ImagePositionPatient in DICOM) in the slice S = 0:
+            what a label means that names a slice by its position.
+        slice_step_z_mm: from there to the next slice; `affine[2, 2]`, but for a tilt that was taken out.
         notes: sentences about what was unusual and was accepted.
     """
 
@@ -61,6 +62,7 @@ class Volume:
     modality: str | None
     origin: Origin
     first_slice_z_mm: float
+    slice_step_z_mm: float
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -97,8 +99,8 @@ def oriented(
     first = np.zeros(4)
     first[3] = 1
     first[slice_axis] = 0 if turn[slice_axis, 1] > 0 else array.shape[slice_axis] - 1
-    z_mm = float((affine @ first)[2])
-    return Volume(ras, ras_affine, modality, origin, z_mm, notes)
+    z_mm, step_mm = float((affine @ first)[2]), float(ras_affine[2, 2])
+    return Volume(ras, ras_affine, modality, origin, z_mm, step_mm, notes)
 
 
 def slices_are_axial(affine: np.ndarray) -> bool:

@@ -35,7 +35,10 @@ class VolumeFile:
     @property
     def stamp(self) -> str:
         """Changes when the file does."""
-        status = self.found.path.stat()
+        try:
+            status = self.found.path.stat()
+        except OSError:  # a link to nowhere: reading it says so
+            return "absent"
         return f"{status.st_size} {status.st_mtime_ns}"
 
     @property

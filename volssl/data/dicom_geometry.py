@@ -1,0 +1,110 @@
+"""Where DICOM slices lie: their order along the normal, the affine of the stack, and a gantry's tilt taken out."""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK
+
+from volssl.data.checks import AIR_HU
+from volssl.data.dicom_headers import Header
+from volssl.data.volume import RefusedError
+from volssl.data.volumes import LPS_TO_RAS, itk_affine
+
+GAP_TOLERANCE = 0.05  # of the usual gap: beyond it the slices are not even
+TILT_MAX_DEGREES = 40.0
+TILT_MIN_DEGREES = 0.1  # under it the shear moves a head's slices by less than a voxel
+
+
+def has_place(one: Header) -> bool:
+    """Whether position, spacing and two directions at a right angle are told."""
+    if not one.orientation or not one.position_mm or not np.isfinite([*one.orientation, *one.position_mm]).all():
+        return False
+    axes = np.array(one.orientation).reshape(2, 3)
+    square = np.allclose(axes @ axes.T, np.eye(2), atol=0.01)
+    return square and min(one.row_spacing_mm or 0, one.column_spacing_mm or 0) > 0
+
+
+def sorted_evenly(slices: tuple[Header, ...]) -> tuple[tuple[Header, ...], np.ndarray]:
+    """Sort along the normal; and the step from slice to slice in LPS mm, which a tilt may turn off the normal."""
+    normal = _directions(slices[0])[2]
+    ordered = tuple(sorted(slices, key=lambda one: float(np.dot(normal, one.position_mm or ()))))
+    positions = np.array([one.position_mm for one in ordered])  # (slice, 3)
+    gaps = np.diff(positions @ normal)
+    usual = float(np.median(gaps))
+    doubled = int((gaps < 0.01 * max(usual, 0.1)).sum())
+    if doubled:
+        raise RefusedError("duplicate_slices", f"{doubled} of {len(ordered)} slices lie where another one does.")
+    worst = float(gaps[np.abs(gaps - usual).argmax()])
+    if abs(worst - usual) > GAP_TOLERANCE * usual:
+        missing = round(worst / usual) - 1
+        if missing > 0 and abs(worst - (missing + 1) * usual) <= GAP_TOLERANCE * worst:
+            raise RefusedError(
+                "missing_slices", f"A gap of {worst:.2f} mm where {usual:.2f} is the rule: slices are missing."
+            )
+        raise RefusedError("uneven_slices", f"A gap of {worst:.2f} mm where {usual:.2f} mm is the rule.")
+    step = (positions[-1] - positions[0]) / (len(ordered) - 1)
+    sideways = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(ordered)), step), axis=1).max()
+    if sideways > max(1.0, usual):
+        raise RefusedError(
+            "uneven_slices", f"Slices lie up to {sideways:.1f} mm beside the line that the others are on."
+        )
+    return ordered, step
+
+
+def _directions(one: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Unit vectors in LPS: along a row, along a column, and normal to both."""
+    values = np.array(one.orientation, dtype=np.float64)
+    row, column = values[:3] / np.linalg.norm(values[:3]), values[3:] / np.linalg.norm(values[3:])
+    return row, column, np.cross(row, column)
+
+
+def stack_affine(first: Header, step_mm: np.ndarray) -> np.ndarray:
+    """Index (column, row, slice) to RAS mm (DICOM PS3.3, C.7.6.2.1.1)."""
+    row, column, _ = _directions(first)
+    affine = np.eye(4)
+    affine[:3, 0] = row * (first.column_spacing_mm or 0)
+    affine[:3, 1] = column * (first.row_spacing_mm or 0)
+    affine[:3, 2] = step_mm
+    affine[:3, 3] = np.array(first.position_mm)
+    return LPS_TO_RAS @ affine
+
+
+def tilt_degrees(first: Header, step_mm: np.ndarray) -> float:
+    """The angle between the way from slice to slice and the slices' normal.
+
+    Raises:
+        RefusedError: it is larger than any gantry's.
+    """
+    cosine = float(np.dot(_directions(first)[2], step_mm) / np.linalg.norm(step_mm))
+    tilt = float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+    if tilt > TILT_MAX_DEGREES:
+        raise RefusedError("geometry", f"The slices run {tilt:.0f} degrees off their normal: no gantry tilts so far.")
+    return tilt
+
+
+def upright(array: np.ndarray, first: Header, step_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Resample a sheared stack (column, row, slice) so that its slices lie straight above each other, all of each.
+
+    ITK knows no sheared grid: it is told the straight one, and an affine transform that shifts each slice back.
+    """
+    row, column, normal = _directions(first)
+    gap_mm = float(np.dot(step_mm, normal))
+    spacing = np.array([first.column_spacing_mm, first.row_spacing_mm, gap_mm])
+    directions = np.stack([row, column, normal], axis=1)
+    image = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(directions.ravel().tolist())
+    image.SetOrigin(list(first.position_mm or ()))
+    shear = step_mm - gap_mm * normal  # in plane, mm a slice
+    whole = directions.T @ shear * (array.shape[2] - 1) / spacing  # voxels, last slice against first
+    shift = (np.sign(whole) * np.ceil(np.abs(whole) - 1e-3)).astype(int)
+    size = [n + abs(int(move)) for n, move in zip(array.shape, shift, strict=True)]
+    origin = np.array(first.position_mm) + directions @ (np.minimum(shift, 0) * spacing)
+    back = SimpleITK.AffineTransform(3)
+    back.SetMatrix((np.eye(3) - np.outer(shear, normal) / gap_mm).ravel().tolist())
+    back.SetCenter(list(first.position_mm or ()))
+    air = float(AIR_HU if first.modality == "CT" else array.min())
+    straight = SimpleITK.Resample(
+        image, size, back, SimpleITK.sitkLinear, origin.tolist(), spacing.tolist(), directions.ravel().tolist(), air
+    )
+    return SimpleITK.GetArrayFromImage(straight).transpose(2, 1, 0), itk_affine(straight)
