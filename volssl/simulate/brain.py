@@ -1,6 +1,8 @@
-"""The brain inside the skull: gyri, fissures, ventricles, deep grey matter, cisterns, falx and tentorium on the lattice."""
+"""The brain inside the skull, on the lattice: gyri, fissures, ventricles, deep grey matter, cisterns and membranes."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,10 +26,10 @@ FAR_MM = 12.0  # distances are cut here, where nothing depends on them
 def brain_fields(rng: np.random.Generator, patient: Patient, x: Field, y: Field, z: Field, inner: Field) -> Fields:
     """Distances in mm that the brain's compartments are cut from; x, y, z are head coordinates, `inner` the cavity.
 
-    `brain`: below the outer surface of the brain. `middle`: from the midline plane, positive to the right. `gyri`: from the
-    nearest sulcus. `reach`: how deep that sulcus goes. `fissure`: inside the sheet between the hemispheres. `ventricle`,
-    `nuclei`, `cistern`, `stem`: inside those. `tent`: above the tentorium. `tent_edge`: inside its extent.
-    `third`: inside the outline of the third ventricle. `falx`: inside the outline of the falx.
+    `brain`: below the outer surface of the brain. `middle`: from the midline plane, positive to the right. `gyri`: from
+    the nearest sulcus. `reach`: how deep that sulcus goes. `fissure`: inside the outline of the fissure between the
+    hemispheres. `ventricle`, `nuclei`, `cistern`, `stem`: inside those. `tent`: above the tentorium. `tent_edge`:
+    inside its extent. `third`: inside that of the third ventricle. `falx`: inside the outline of the falx.
     """
     gap = 0.9 + 2.2 * patient.atrophy * (1 + 0.4 * sigmoid((y - 20) / 10)) + 0.5 * smooth_noise(rng, 40.0)
     middle = x + 0.9 * smooth_noise(rng, 60.0)
@@ -85,7 +87,8 @@ def _tentorium(rng: np.random.Generator, x: Field, y: Field, z: Field) -> tuple[
 def _stem(x: Field, y: Field, z: Field) -> Field:
     midbrain = ellipsoid(x, y, z, (0, -17, -6), (16, 12, 15))
     pons = ellipsoid(x, y, z, (0, -13, -27), (17, 13, 15))
-    return np.maximum.reduce((midbrain, pons, capsule(x, y, z, (0, -15, -10), (0, -30, -95), 9.0, 7.0)))
+    medulla = capsule(x, y, z, (0, -15, -10), (0, -30, -95), 9.0, 7.0)
+    return np.asarray(np.maximum.reduce((midbrain, pons, medulla)))
 
 
 def _cisterns(patient: Patient, x: Field, y: Field, z: Field) -> Field:
@@ -101,7 +104,7 @@ def _cisterns(patient: Patient, x: Field, y: Field, z: Field) -> Field:
         capsule(across, y, z, (13, 8, -17), (36, 12, -8), 3.0, 4.0),
         capsule(across, y, z, (12, -14, -38), (26, -20, -38), 5.0, 2.5),
     )
-    return np.maximum.reduce(parts) + grow - 1.2
+    return np.asarray(np.maximum.reduce(parts) + grow - 1.2)
 
 
 def _nuclei(x: Field, y: Field, z: Field) -> Field:
@@ -111,7 +114,7 @@ def _nuclei(x: Field, y: Field, z: Field) -> Field:
         ellipsoid(across - 0.25 * (y - 4), y, z, (25, 4, 3), (7.5, 18, 12)),
         ellipsoid(across, y, z, (11, -13, 6), (9, 15, 10)),
     )
-    return np.maximum.reduce(parts)
+    return np.asarray(np.maximum.reduce(parts))
 
 
 def _ventricles(rng: np.random.Generator, patient: Patient, x: Field, y: Field, z: Field) -> Field:
@@ -136,7 +139,7 @@ def _ventricles(rng: np.random.Generator, patient: Patient, x: Field, y: Field, 
     )
     inside = np.full(x.shape, -FAR_MM, np.float32)
     for part in (chain, tail):
-        for (p, p_mm), (q, q_mm) in zip(part[:-1], part[1:], strict=True):
+        for (p, p_mm), (q, q_mm) in pairwise(part):
             inside = np.maximum(inside, capsule(across, y, z, p, q, p_mm * grow, q_mm * grow))
     inside = np.minimum(inside * lean, np.abs(x) - 0.8)
     fourth = ellipsoid(x, y, z, (0, -36, -29), (5 + 2 * grow, 4 + 1.5 * grow, 9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +38,9 @@ class Tissue:
 class Grid:
     """Scanner positions of voxel centers along R, A, S in mm, the slice thickness, and the affine to RAS mm."""
 
-    r_mm: npt.NDArray[np.float64]
-    a_mm: npt.NDArray[np.float64]
-    s_mm: npt.NDArray[np.float64]
+    r_mm: npt.NDArray[np.floating[Any]]
+    a_mm: npt.NDArray[np.floating[Any]]
+    s_mm: npt.NDArray[np.floating[Any]]
     slice_mm: float
     affine: npt.NDArray[np.float64]
 
@@ -74,20 +75,24 @@ def vessels(skull: Fields, brain: Fields, y: Field, z: Field) -> Fields:
 
 def sample(
     fields: Fields, lesions: tuple[Lesion, ...], tissue: Tissue, spots: list[Spot], grid: Grid, subslice_mm: float
-) -> tuple[Field, Field]:
-    """The noiseless scan (S, A, R) in HU, and each lesion's share of its voxels (lesions, S, A, R)."""
-    stack = {k: v for k, v in fields.items() if k != "thick"} | {f"lesion {i}": l.depth for i, l in enumerate(lesions)}
+) -> tuple[Field, Field, Field]:
+    """The noiseless scan in HU and the share inside the skull, (S, A, R); the lesions' shares (lesions, S, A, R)."""
+    stack = {k: v for k, v in fields.items() if k != "thick"} | {
+        f"lesion {i}": lesion.depth for i, lesion in enumerate(lesions)
+    }
     slicer = Slicer(stack, grid.r_mm, grid.a_mm)
     parts = max(1, int(np.ceil(grid.slice_mm / subslice_mm)))
     offsets = ((np.arange(parts) + 0.5) / parts - 0.5) * grid.slice_mm
     shape = (len(grid.s_mm), len(grid.a_mm), len(grid.r_mm))
-    image, blood = np.zeros(shape, np.float32), np.zeros((len(lesions), *shape), np.float32)
+    image, cavity = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    blood = np.zeros((len(lesions), *shape), np.float32)
     pixel = float(grid.r_mm[1] - grid.r_mm[0])
     voxel = (pixel, pixel, grid.slice_mm / parts)
     for number, height in enumerate(grid.s_mm):
         for offset in offsets:
             cut = slicer.at(height + offset)
             part = outside(cut, tissue, pixel)
+            cavity[number] += occupancy(cut["inner"], pixel) / np.float32(parts)
             rows, columns = _inside_box(cut["inner"])
             if rows.stop > rows.start:
                 window = {name: field[rows, columns] for name, field in cut.items()}
@@ -95,7 +100,7 @@ def sample(
                 blood[:, number, rows, columns] += shares / parts
                 add_spots(part, spots, grid.r_mm, grid.a_mm, height + offset, voxel)
             image[number] += part / np.float32(parts)
-    return image, blood
+    return image, cavity, blood
 
 
 def _inside_box(inner: Field) -> tuple[slice, slice]:
@@ -108,12 +113,12 @@ def _inside_box(inner: Field) -> tuple[slice, slice]:
 
 def occupancy(depth_mm: Field, pixel_mm: float) -> Field:
     """Share of a pixel that lies inside a border at `depth_mm` from its middle."""
-    return np.clip(depth_mm * np.float32(1 / pixel_mm) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(depth_mm * np.float32(1 / pixel_mm) + np.float32(0.5), 0, 1))
 
 
 def sheet(distance_mm: Field, half_mm: Field | float, pixel_mm: float) -> Field:
     """Share of a pixel inside a sheet of half thickness `half_mm` whose middle is `distance_mm` away."""
-    most = np.minimum(np.float32(1), np.maximum(np.float32(2 / pixel_mm) * np.float32(1) * half_mm, 0))
+    most = np.minimum(np.float32(1), np.maximum(np.float32(2 / pixel_mm) * half_mm, 0))
     return np.clip((half_mm - np.abs(distance_mm)) * np.float32(1 / pixel_mm) + np.float32(0.5), 0, most)
 
 
@@ -125,7 +130,7 @@ def outside(cut: Fields, tissue: Tissue, pixel: float) -> Field:
     """The slice without the inside of the skull: air, scalp, face, orbits, bone and sinuses, (A, R) in HU."""
     image = np.full(cut["skin"].shape, -1000, np.float32)
     depth, base, patchy = cut["skin"], cut["base"], cut["patchy"]
-    muscle = sigmoid(3.0 * patchy - 2.6 + 6.0 * np.clip((-base - 6) / 8, 0, 1))
+    muscle = sigmoid(3.0 * patchy - 4.5 + 7.5 * np.clip((-base - 6) / 8, 0, 1))
     soft = -88 + 140 * np.maximum(muscle, occupancy(1.8 - depth, pixel) * np.float32(0.9))
     _lay(image, occupancy(depth, pixel), soft)
     _lay(image, occupancy(cut["fat"], pixel) * occupancy(depth - 2.0, pixel), -82.0)

@@ -1,4 +1,4 @@
-"""Writes a simulated head as a DICOM CT series, one file a slice, that any reader brings back to the same HU and place."""
+"""Writes a simulated head as a DICOM CT series, one file a slice, which readers bring back to the same HU."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ class Head:
     Attributes:
         hu: (R, A, S) int16, Hounsfield units.
         mask: (R, A, S) uint8, 0 or the code of the hemorrhage there: 1 + its place in `TYPES`.
+        cavity: (R, A, S) bool, the voxels wholly inside the skull.
         affine: voxel index to RAS mm, 4 x 4.
         spacing_mm: along R, A, S.
         types: the hemorrhages in it, in the order of `TYPES`; empty where there is none.
@@ -35,6 +36,7 @@ class Head:
 
     hu: npt.NDArray[np.int16]
     mask: npt.NDArray[np.uint8]
+    cavity: npt.NDArray[np.bool_]
     affine: npt.NDArray[np.float64]
     spacing_mm: tuple[float, float, float]
     sex: str
@@ -96,7 +98,7 @@ def simulate_head(
     anatomy, rotation, shift = _anatomy(seed, patient_seed, patient, scanner, types)
     grid = _grid(protocol, spacing_mm, thickness, shift)
     spots = draw_spots(_stream(patient_seed, "spots"), patient, rotation, shift)
-    clean, blood = compose.sample(anatomy.fields, anatomy.lesions, anatomy.tissue, spots, grid, SUBSLICE_MM)
+    clean, cavity, blood = compose.sample(anatomy.fields, anatomy.lesions, anatomy.tissue, spots, grid, SUBSLICE_MM)
     back = float(shift[1]) - patient.posterior_mm - patient.skull_mm - patient.scalp_mm
     clean = np.maximum(clean, -1000 + table(protocol, grid.r_mm, grid.a_mm, back)[None])
     image = reconstruct(clean, scanner, spacing_mm)
@@ -105,6 +107,7 @@ def simulate_head(
     return Head(
         hu=np.ascontiguousarray(hu.transpose(2, 1, 0)),
         mask=np.ascontiguousarray(_mask(blood, anatomy.lesions).transpose(2, 1, 0)),
+        cavity=np.ascontiguousarray(cavity.transpose(2, 1, 0) > 0.98),
         affine=grid.affine,
         spacing_mm=(spacing_mm, spacing_mm, thickness),
         sex=patient.sex,
@@ -163,7 +166,7 @@ def _grid(rng: np.random.Generator, spacing_mm: float, slice_mm: float, shift: n
 
 
 def _mask(blood: Field, lesions: tuple[Lesion, ...]) -> npt.NDArray[np.uint8]:
-    """Codes (S, A, R) from each lesion's share of the voxels (lesions, S, A, R); each lesion keeps four voxels at least."""
+    """Codes (S, A, R) from the lesions' shares (lesions, S, A, R); each lesion keeps four voxels at least."""
     mask = np.zeros(blood.shape[1:], np.uint8)
     if not lesions:
         return mask

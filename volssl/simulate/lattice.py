@@ -28,7 +28,7 @@ def lattice_axes_mm() -> tuple[Field, Field, Field]:
     return r[None, :, None], a[None, None, :], s[:, None, None]
 
 
-def cubic_matrix(at_mm: npt.NDArray[np.float64], axis: str) -> sparse.csr_array:
+def cubic_matrix(at_mm: Field, axis: str) -> sparse.csr_array:
     """Catmull–Rom weights that bring lattice knots along `axis` to the positions `at_mm`: (len(at_mm), knots)."""
     place = np.clip((at_mm - START_MM[axis]) / STEP_MM, 0.0, COUNT[axis] - 1.001)
     left = np.floor(place).astype(int)
@@ -57,7 +57,7 @@ class Slicer:
         a_mm: scanner positions of the slice's rows.
     """
 
-    def __init__(self, fields: Fields, r_mm: npt.NDArray[np.float64], a_mm: npt.NDArray[np.float64]) -> None:
+    def __init__(self, fields: Fields, r_mm: Field, a_mm: Field) -> None:
         self.names = tuple(fields)
         self.stack = np.stack([fields[name] for name in self.names], axis=2)  # (S, R, F, A)
         self.to_r = cubic_matrix(r_mm, "R")
@@ -102,12 +102,12 @@ def band_noise(rng: np.random.Generator, wavelength_mm: float) -> Field:
 def soft_min(a: Field, b: Field, blend_mm: float) -> Field:
     """The smaller of two distances, rounded over `blend_mm` where they meet."""
     gap = np.clip(0.5 + 0.5 * (b - a) / blend_mm, 0, 1)
-    return b + (a - b) * gap - blend_mm * gap * (1 - gap)
+    return np.asarray(b + (a - b) * gap - blend_mm * gap * (1 - gap))
 
 
 def sigmoid(x: Field) -> Field:
     """1 / (1 + exp(-x)), through tanh, which does not overflow."""
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * x))
 
 
 def plateau(*distances: Field) -> Field:
@@ -118,4 +118,4 @@ def plateau(*distances: Field) -> Field:
 def ellipsoid(x: Field, y: Field, z: Field, center: Point, radii: Point) -> Field:
     """Depth inside an ellipsoid in mm, negative outside, exact on its axes: broadcast shape of x, y, z."""
     u, v, w = (x - center[0]) / radii[0], (y - center[1]) / radii[1], (z - center[2]) / radii[2]
-    return (1 - np.sqrt(u * u + v * v + w * w)) * np.float32(min(radii))
+    return np.asarray((1 - np.sqrt(u * u + v * v + w * w)) * np.float32(min(radii)))

@@ -59,7 +59,7 @@ def draw_mass(rng: np.random.Generator, kind: str, x: Field, y: Field, z: Field,
 
 
 def draw_spill(rng: np.random.Generator, kind: str, x: Field, y: Field, z: Field, a: Field, brain: Fields) -> Lesion:
-    """A subarachnoid or intraventricular hemorrhage, which fills the fluid that is there; `a` is scanner anterior, mm."""
+    """A subarachnoid or intraventricular hemorrhage, within the fluid that is there; `a` is scanner anterior, mm."""
     if kind == "intraventricular":
         return _intraventricular(rng, x, a, y, z, brain)
     radius = _log_uniform(rng, RADIUS_MM[kind])

@@ -12,7 +12,7 @@ from volssl.simulate.patient import Patient
 
 @dataclass(frozen=True)
 class Spot:
-    """A bright ellipsoid with soft edges: center in scanner mm, radii in mm along R, A, S, and the HU added at its peak."""
+    """A soft bright ellipsoid: center in scanner mm, radii in mm along R, A, S, and the HU added at its peak."""
 
     center_mm: tuple[float, float, float]
     radii_mm: tuple[float, float, float]
@@ -20,7 +20,7 @@ class Spot:
 
 
 def draw_spots(rng: np.random.Generator, patient: Patient, rotation: np.ndarray, shift_mm: np.ndarray) -> list[Spot]:
-    """The calcifications of one patient: choroid plexus, pineal gland, falx, basal ganglia, vessels, and a rare meningioma.
+    """One patient's calcifications: choroid plexus, pineal gland, falx, basal ganglia, vessels, and a rare meningioma.
 
     Args:
         rotation: head to scanner, 3 x 3.
@@ -80,14 +80,14 @@ def _placed(center: np.ndarray, radius_mm: float, hu: float) -> Spot:
 def add_spots(
     image: Field, spots: list[Spot], r_mm: Field, a_mm: Field, s_mm: float, voxel_mm: tuple[float, float, float]
 ) -> None:
-    """Add to a slice (A, R), in place, what the voxels hold of each spot; the amount is the same at every voxel size."""
+    """Add to a slice (A, R), in place, what its voxels hold of each spot: the same amount at every voxel size."""
     for spot in spots:
-        sigma = [np.sqrt(radius**2 / 2.5 + size**2 / 12) for radius, size in zip(spot.radii_mm, voxel_mm, strict=True)]
-        if abs(s_mm - spot.center_mm[2]) > 3 * sigma[2]:
+        wide = [float(np.sqrt(mm**2 / 2.5 + size**2 / 12)) for mm, size in zip(spot.radii_mm, voxel_mm, strict=True)]
+        away = (s_mm - spot.center_mm[2]) / wide[2]
+        if abs(away) > 3:
             continue
-        fill = float(np.prod([radius / np.sqrt(2.5) / wide for radius, wide in zip(spot.radii_mm, sigma, strict=True)]))
-        r, a, s = (
-            np.exp(-0.5 * ((at - center) / wide) ** 2)
-            for at, center, wide in zip((r_mm, a_mm, np.float64(s_mm)), spot.center_mm, sigma, strict=True)
-        )
-        image += (spot.hu * fill * float(s) * a[:, None] * r[None, :]).astype(np.float32)
+        fill = np.prod([mm / np.sqrt(2.5) / sigma for mm, sigma in zip(spot.radii_mm, wide, strict=True)])
+        r = np.exp(-0.5 * ((r_mm - spot.center_mm[0]) / wide[0]) ** 2)
+        a = np.exp(-0.5 * ((a_mm - spot.center_mm[1]) / wide[1]) ** 2)
+        peak = spot.hu * float(fill) * float(np.exp(-0.5 * away**2))
+        image += (peak * a[:, None] * r[None, :]).astype(np.float32)

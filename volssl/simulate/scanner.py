@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 from scipy import fft, ndimage
 
 from volssl.simulate.lattice import Field, Fields, plateau
@@ -25,7 +24,7 @@ def reconstruct(volume: Field, scanner: Scanner, spacing_mm: float) -> Field:
 def noise(
     rng: np.random.Generator, shape: tuple[int, int, int], scanner: Scanner, spacing_mm: float, slice_mm: float
 ) -> Field:
-    """Noise in HU, (S, A, R), with the spectrum f·exp(−f²/2p²) of filtered back-projection in plane, none across slices.
+    """Noise in HU, (S, A, R), with the in-plane spectrum f·exp(−f²/2p²) of filtered back-projection.
 
     Its power is fixed a square millimetre, so that larger pixels hold less of it; it falls with the root of `slice_mm`.
     """
@@ -51,9 +50,7 @@ def hardening(scanner: Scanner, fields: Fields, x: Field, y: Field, z: Field) ->
     return np.asarray(brighter - 2.2 * scanner.beam_hardening_hu * band, np.float32)
 
 
-def table(
-    rng: np.random.Generator, r_mm: npt.NDArray[np.float64], a_mm: npt.NDArray[np.float64], back_mm: float
-) -> Field:
+def table(rng: np.random.Generator, r_mm: Field, a_mm: Field, back_mm: float) -> Field:
     """The head holder below the occiput, the same in every slice: HU above air, (A, R)."""
     lift, radius, wall = rng.uniform(3, 9), rng.uniform(105, 125), rng.uniform(2.5, 4.0)
     from_axis = np.hypot(r_mm[None, :], a_mm[:, None] - (back_mm - lift + radius))

@@ -16,13 +16,14 @@ def skull_fields(rng: np.random.Generator, patient: Patient, x: Field, y: Field,
 
     `vault`: inside the smooth inner surface of the vault, continued below the base. `inner`: inside the cranial cavity.
     `base`: height above the floor of the cavity. `bone`: inside the outer surface of the bone. `skin`: inside the skin.
-    `air`: inside sinuses and air cells. `fat`: inside the orbits. `globe`: inside the eyes. `patchy`: muscle against fat.
+    `thick`: of the vault. `air`: inside sinuses and air cells. `fat`: inside the orbits. `globe`: inside the eyes.
+    `patchy`: a texture.
     """
-    vault = vault_depth(patient, x, y, z) + 0.7 * smooth_noise(rng, 90.0)
+    vault = vault_depth(patient, x, y, z) + 0.6 * smooth_noise(rng, 90.0)
     floor = floor_height(x, y) + 1.5 * smooth_noise(rng, 40.0)
     base = 0.8 * (z - floor)
     inner = soft_min(vault, base, 5.0)
-    thick = patient.skull_mm * np.exp(0.16 * smooth_noise(rng, 45.0) + 0.12 * (np.abs(y) / 80) ** 2)
+    thick = patient.skull_mm * np.exp(0.10 * smooth_noise(rng, 60.0) + 0.12 * (np.abs(y) / 80) ** 2)
     patchy = smooth_noise(rng, 16.0)
     below = 7.0 + 14.0 * petrous(x, y) + 3.0 * smooth_noise(rng, 18.0)
     bone = np.minimum(vault + thick, base + below)
@@ -53,14 +54,14 @@ def vault_depth(patient: Patient, x: Field, y: Field, z: Field) -> Field:
     u2, v2, w2 = u * u, v * v, w * w
     round_ = np.sqrt(u2 + v2 + w2)
     square = np.sqrt(np.sqrt(u2 * u2 + v2 * v2 + w2 * w2))
-    q = np.maximum(0.62 * round_ + 0.38 * square, 0.05)
-    return np.sqrt(x * x + y * y + (w * up) ** 2) * (1 / q - 1)
+    q = np.maximum(0.72 * round_ + 0.28 * square, 0.05)
+    return np.asarray(np.sqrt(x * x + y * y + (w * up) ** 2) * (1 / q - 1))
 
 
 def petrous(x: Field, y: Field) -> Field:
     """1 along the crest of the petrous bones, falling to 0 beside it: shape of x + y."""
     across = np.abs(x)
-    return np.exp(-(((y + 8 + 0.55 * across) / 8.5) ** 2)) * sigmoid((across - 12) / 3)
+    return np.asarray(np.exp(-(((y + 8 + 0.55 * across) / 8.5) ** 2)) * sigmoid((across - 12) / 3))
 
 
 def floor_height(x: Field, y: Field) -> Field:
@@ -96,4 +97,4 @@ def _air_spaces(rng: np.random.Generator, x: Field, y: Field, z: Field) -> Field
         ellipsoid(across, y, z, (0, 60, -64), (7, 30, 22)),
         ellipsoid(across, y, z, (0, 10, -85), (10, 9, 32)),
     )
-    return np.maximum.reduce(parts)
+    return np.asarray(np.maximum.reduce(parts))
