@@ -150,6 +150,8 @@ def fits_value(key: str, value: Any, wanted: Any) -> None:
     if not good:
         raise UserError(wrong_type(key, value, type(wanted).__name__))
     if isinstance(wanted, list) and wanted:
+        if len(value) != len(wanted) and all(isinstance(item, int | float) for item in wanted):
+            raise UserError(f"{key}: {value!r} has {len(value)} values, {len(wanted)} are needed")
         for i, item in enumerate(value):
             fits_value(f"{key}[{i}]", item, wanted[min(i, len(wanted) - 1)])
 
