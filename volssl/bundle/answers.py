@@ -79,7 +79,7 @@ class AnswerWriter:
             study=str(batch["study"].path),
         )
         path = self.output_dir / f"{batch['name']}.json"
-        write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
         self.answers.append(Answer(path, content))
 
     def finish(self, engine: Engine) -> None:  # noqa: ARG002
@@ -128,10 +128,9 @@ def unlike_training(facts: BundleFacts, volume: Volume, info: BoxInfo) -> list[s
 
 def slices(probabilities: Tensor, volume: Volume, info: BoxInfo) -> list[dict[str, Any]]:
     """The source's slices from inferior to superior: index, position in mm, SOPInstanceUID for DICOM, probability."""
-    step_mm = float(volume.affine[2, 2])
     sops = volume.origin.sops
     return [
-        {"index": index, "position_mm": round(volume.first_slice_z_mm + index * step_mm, 3)}
+        {"index": index, "position_mm": round(volume.first_slice_z_mm + index * volume.slice_step_z_mm, 3)}
         | ({"sop_instance_uid": sops[index]} if sops else {})
         | {"probability": probability}
         for index, probability in enumerate(source_slices(probabilities, info))
@@ -153,8 +152,7 @@ def source_slices(probabilities: Tensor, info: BoxInfo) -> list[float | None]:
 
 def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str, Any]:
     """What was done to the scan, in numbers and in words."""
-    contract = facts.contract
-    center, width = contract.window_hu or (float("nan"), float("nan"))
+    contract, window = facts.contract, facts.contract.window_hu
     middle = [(first + last - 1) / 2 for first, last in info.box]  # voxel i has its center at i
     grid = "×".join(map(str, info.grid))
     steps = [
@@ -164,12 +162,12 @@ def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str
         "head found and boxed from its vertex, without landmarks"
         if info.plausible
         else "box placed, although no whole head was found",
-        f"window with center {center:g} and width {width:g} HU mapped to [0, 1]",
+        *([f"window with center {window[0]:g} and width {window[1]:g} HU mapped to [0, 1]"] if window else []),
         f"box resampled to {grid} voxels, linear with antialiasing; 0 outside of the scan",
     ]
     return {
         "orientation": contract.orientation,
-        "window_hu": {"center": center, "width": width},
+        "window_hu": {"center": window[0], "width": window[1]} if window else None,
         "spacing_mm": {"source": rounded(info.spacing_mm), "network": rounded(contract.spacing_mm)},
         "box_mm": {
             "center_ras": rounded((volume.affine @ [*middle, 1.0])[:3]),

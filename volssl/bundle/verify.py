@@ -58,7 +58,12 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "checkpointing": ANY,
     },
     "volssl.heads.TaskNetwork": {"encoder": ANY, "volume": ANY, "types": ANY, "slices": ANY, "dropout": ANY},
-    "volssl.transforms.head_box.HeadBoxd": {"keys": ANY, "grid": ANY, "extent_mm": ANY, "window_hu": ANY},
+    "volssl.transforms.head_box.HeadBoxd": {
+        "keys": "image",
+        "grid": "@grid",
+        "extent_mm": "@extent_mm",
+        "window_hu": "@window_hu",
+    },
 }
 REFERENCE = re.compile(r"@\w+(::\w+)*")
 KEY = re.compile(r"\w+")
@@ -123,13 +128,15 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> 
     The network is built without memory first, so that its size is known to be that of the weights.
     """
     config, contract = checked.config, checked.facts.contract
-    modality = config.get("dataset", {}).get("modality")
+    extent_mm = [mm * n for mm, n in zip(contract.spacing_mm, contract.grid, strict=True)]
+    modality = config["dataset"].get("modality") if isinstance(config.get("dataset"), dict) else None
     for name, fed, wanted in (
         ("grid", config.get("grid"), list(contract.grid)),
+        ("extent_mm", config.get("extent_mm"), extent_mm),
         ("window_hu", config.get("window_hu"), list(contract.window_hu or ())),
         ("modality", modality, contract.modality),
     ):
-        if fed != wanted:
+        if not same(fed, wanted):
             raise UserError(f"{checked.root}: {INFERENCE} feeds {name} {fed}, the weights were trained with {wanted}")
     if math.prod(contract.grid) > LARGEST_INPUT:
         raise UserError(f"{checked.root}: an input of {math.prod(contract.grid):.1e} voxels is no head box")
@@ -139,6 +146,14 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> 
     strange = [name for name in {**shapes, **state} if name not in state or shapes.get(name) != state[name].shape]
     if strange:
         raise UserError(f"{checked.root}: {INFERENCE} builds a network that the weights do not fit, at {strange[0]}")
+
+
+def same(fed: Any, wanted: Any) -> bool:
+    """Whether two values are equal, or two lists of numbers but for rounding."""
+    numeric = isinstance(fed, list) and all(isinstance(value, int | float) for value in fed)
+    if not numeric or not isinstance(wanted, list):
+        return bool(fed == wanted)
+    return len(fed) == len(wanted) and all(math.isclose(*pair, rel_tol=1e-6) for pair in zip(fed, wanted, strict=True))
 
 
 def build(config: Mapping[str, Any], *names: str) -> Any:

@@ -137,7 +137,7 @@ def read_study(study: Study, *, modality: str) -> list[Volume]:
     volumes, reasons = [], list(dict.fromkeys(study.refused))
     for source in study.sources:
         try:
-            volume = checks.check(source.read())
+            volume = checked(source)
         except RefusedError as refusal:
             reasons.append(refusal.sentence)
             continue
@@ -150,6 +150,16 @@ def read_study(study: Study, *, modality: str) -> list[Volume]:
     for reason in reasons:
         say(f"{study.path}: a part was passed over: {reason}")
     return volumes
+
+
+def checked(source: Source) -> Volume:
+    """Read and check a source as `volssl prepare` does; what nobody foresaw refuses this one alone, and is told."""
+    try:
+        return checks.check(source.read())
+    except RefusedError:
+        raise
+    except Exception as error:
+        raise RefusedError("failed", f"Reading it failed with {type(error).__name__}.") from error
 
 
 def as_image(volume: Volume) -> MetaTensor:
