@@ -10,13 +10,23 @@ from volssl.encoders import PaperDenseNet
 from volssl.encoders.densenet import pool_parts
 
 
-@pytest.mark.parametrize("size", [(48, 56, 20), (33, 40, 9), (16, 16, 4)])
-def test_the_pyramid_has_the_stated_channels_and_strides_at_any_size(size: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [
+        ((48, 56, 20), [(24, 28, 20), (12, 14, 20), (6, 7, 10), (3, 3, 5), (3, 3, 5)]),
+        ((33, 40, 9), [(17, 20, 9), (8, 10, 9), (4, 5, 4), (2, 2, 2), (2, 2, 2)]),
+        ((16, 16, 4), [(8, 8, 4), (4, 4, 4), (2, 2, 2), (1, 1, 1), (1, 1, 1)]),
+    ],
+)
+def test_the_pyramid_has_the_stated_channels_and_sizes(
+    size: tuple[int, int, int], sizes: list[tuple[int, int, int]]
+) -> None:
     encoder = PaperDenseNet().eval()
     assert encoder.channels == (23, 37, 58, 79, 100)
+    assert encoder.strides == ((2, 2, 1), (4, 4, 1), (8, 8, 2), (16, 16, 4), (16, 16, 4))
     pyramid = encoder(torch.zeros(1, 1, *size))
-    for level, channels, stride in zip(pyramid, encoder.channels, encoder.strides, strict=True):
-        assert tuple(level.shape) == (1, channels, *(n // s for n, s in zip(size, stride, strict=True)))
+    shapes = [(1, channels, *n) for channels, n in zip(encoder.channels, sizes, strict=True)]
+    assert [tuple(level.shape) for level in pyramid] == shapes
     assert tuple(encoder.pooled(torch.zeros(1, 1, *size)).shape) == (1, 1024)
 
 
