@@ -37,7 +37,7 @@ def test_the_first_two_blocks_never_mix_slices() -> None:
     changed[..., 3] += 1.0
     before, after = encoder(x), encoder(changed)
     assert torch.equal(before[1][..., :3], after[1][..., :3])
-    assert not torch.equal(before[2][..., 2], after[2][..., 2])
+    assert not torch.equal(before[2][..., 0], after[2][..., 0])
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 1), (4, 6, 2), (3, 3, 5), (1, 1, 1)])
