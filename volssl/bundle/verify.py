@@ -128,6 +128,8 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> 
     The network is built without memory first, so that its size is known to be that of the weights.
     """
     config, contract = checked.config, checked.facts.contract
+    if math.prod(contract.grid) > LARGEST_INPUT:
+        raise UserError(f"{checked.root}: an input of {math.prod(contract.grid):.1e} voxels is no head box")
     extent_mm = [mm * n for mm, n in zip(contract.spacing_mm, contract.grid, strict=True)]
     modality = config["dataset"].get("modality") if isinstance(config.get("dataset"), dict) else None
     for name, fed, wanted in (
@@ -138,8 +140,6 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> 
     ):
         if not same(fed, wanted):
             raise UserError(f"{checked.root}: {INFERENCE} feeds {name} {fed}, the weights were trained with {wanted}")
-    if math.prod(contract.grid) > LARGEST_INPUT:
-        raise UserError(f"{checked.root}: an input of {math.prod(contract.grid):.1e} voxels is no head box")
     with torch.device("meta"):
         network = build(checked.config, "network_def")
     shapes = {name: value.shape for name, value in network.state_dict().items()}
