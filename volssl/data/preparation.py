@@ -85,7 +85,8 @@ class PrepareSummary:
 
     def as_dict(self) -> dict[str, object]:
         """The same for machines: plain values alone."""
-        return asdict(self) | {"store": str(self.store)}
+        counts = {"rejected": dict(self.rejected), "passed_over": dict(self.passed_over)}  # asdict breaks a Counter
+        return asdict(self) | counts | {"store": str(self.store)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""The commands as they are typed: the whole line, what each ends with, and what machines read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import typer.main
+
+import volssl
+from volssl import cli
+from volssl.data import Store
+
+Command = Callable[..., Any]
+COMMANDS = ["simulate head-ct", "prepare", "pretrain", "finetune", "evaluate", "export", "predict", "demo"]
+TINY = ["max_epochs=1", "batch_size=4", "workers=0"]
+CROPS = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]
+
+
+def strict_json(text: str) -> object:
+    """JSON as other languages read it: without NaN and infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def wrote(answer: Any) -> list[str]:
+    return [line.removeprefix("wrote ") for line in answer.lines if line.startswith("wrote ")]
+
+
+def ends_with(answer: Any, command: str) -> bool:
+    """Whether the last line names the command to run next."""
+    return answer.lines[-1].startswith(f"next: {command}")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_shows_an_example_of_it(volssl_command: Command, command: str) -> None:
+    answer = volssl_command(*command.split(), "--help")
+    assert answer.code == 0
+    assert f"Example: volssl {command} " in " ".join(answer.out.split())
+
+
+def test_every_command_has_a_help_that_is_tested() -> None:
+    group = typer.main.get_command(cli.app)
+    names = {*group.commands} - {"simulate"} | {f"simulate {name}" for name in group.commands["simulate"].commands}
+    assert names == set(COMMANDS)
+
+
+def test_the_version_is_the_packages(volssl_command: Command) -> None:
+    answer = volssl_command("--version")
+    assert (answer.code, answer.out.strip()) == (0, volssl.__version__)
+
+
+def test_simulate_then_prepare(volssl_command: Command, tmp_path: Path) -> None:
+    cohort, store = tmp_path / "cohort", tmp_path / "store"
+    made = volssl_command(
+        "simulate", "head-ct", "--n", 2, "--out", cohort, "--spacing-mm", 6, "--slice-mm", 9, "--workers", 1
+    )
+    assert (made.code, made.out) == (0, "")  # what is meant for people goes to stderr
+    assert not any("\x1b[" in line for line in made.lines)  # no colours where there is no terminal
+    assert wrote(made) == [str(cohort), str(cohort / "labels.csv")]
+    assert ends_with(made, f"volssl prepare {cohort}")
+    assert len(pd.read_csv(cohort / "labels.csv")) == 2
+    stored = volssl_command("prepare", cohort, "--store", store, "--workers", 1, "--json")
+    assert stored.code == 0
+    assert ends_with(stored, f"volssl pretrain swav --store {store}")
+    facts = strict_json(stored.out)
+    assert isinstance(facts, dict)
+    assert (facts["stored"], facts["volumes"], sum(facts["splits"].values())) == (2, 2, 2)
+
+
+def test_pretrain_finetune_evaluate_export_and_predict(
+    volssl_command: Command, store: Path, cohort: Path, tmp_path: Path
+) -> None:
+    labels, swav, run = cohort / "labels.csv", tmp_path / "swav", tmp_path / "hemorrhage"
+    answer = volssl_command("pretrain", "swav", "--store", store, "--out", swav, *TINY, *CROPS)
+    assert answer.code == 0
+    assert wrote(answer) == [str(swav / "encoder.pt"), str(swav / "report.html")]
+    assert ends_with(answer, f"volssl finetune hemorrhage --store {store}")
+
+    given = ["--store", store, "--labels", labels]
+    words = [*TINY, "task::grid=[24, 28, 10]"]
+    answer = volssl_command("finetune", "hemorrhage", *given, "--encoder", swav, "--out", run, *words)
+    assert answer.code == 0
+    assert "weights: 80 tensors loaded (100%)" in answer.lines
+    assert str(run / "model.pt") in wrote(answer)
+    assert ends_with(answer, f"volssl evaluate {run}")
+
+    answer = volssl_command("evaluate", run, *given, "--out", tmp_path / "test", "--json")
+    assert answer.code == 0
+    metrics = strict_json(answer.out)
+    assert isinstance(metrics, dict)
+    table = pd.read_parquet(tmp_path / "test" / "predictions.parquet")
+    test_ids = [row["id"] for row in Store.open(store).rows.to_pylist() if row["split"] == "test"]
+    assert sorted(table["id"]) == sorted(test_ids)
+    assert metrics["n_studies"] == len(test_ids)
+    assert ends_with(answer, f"volssl export {run}")
+
+    bundle = tmp_path / "bundle" / "head_ct_hemorrhage_classification"
+    answer = volssl_command("export", run, "--bundle", bundle)
+    assert answer.code == 0
+    assert (bundle / "models" / "model.pt").is_file()
+    assert ends_with(answer, f"volssl predict {bundle}")
+
+    row = table.iloc[0]
+    volume = source_of(store, str(row["id"]))
+    answer = volssl_command("predict", bundle, volume, "--out", tmp_path / "answer", "--json")
+    assert answer.code == 0
+    (told,) = strict_json(answer.out)  # type: ignore[misc]
+    assert told["volume"]["hemorrhage"] == pytest.approx(row["p_hemorrhage"], abs=1e-4)
+    assert answer.lines[-1] == cli.NOTICE
+
+
+def source_of(store: Path, volume_id: str) -> Path:
+    """The file that a volume was read from."""
+    return Path(pd.read_csv(store / "paths.csv").set_index("key")["path"][volume_id])
