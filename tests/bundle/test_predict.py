@@ -170,7 +170,7 @@ def test_the_answer_says_what_answered_and_what_was_done(line: Line, answers: di
     assert "Trained on simulated data" in content["notice"]
     done = content["preprocessing"]
     assert done["window_hu"] == {"center": 55, "width": 200}
-    assert done["spacing_mm"] == {"source": [4, 4, 8], "network": [5.25, 5.444, 11.667]}
+    assert done["spacing_mm"] == {"source": [4.1, 4.1, 8.2], "network": [5.25, 5.444, 11.667]}
     assert done["box_mm"]["extent"] == [168, 196, 140]
     assert any("32×36×12 voxels" in step for step in done["steps"])
 
