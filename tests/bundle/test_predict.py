@@ -227,6 +227,15 @@ def test_a_bad_study_does_not_stop_the_rest_and_is_named(line: Line, mixed: Path
     ]
 
 
+def test_a_file_that_may_or_may_not_be_ct_is_refused_with_what_to_do(line: Line, tmp_path: Path) -> None:
+    import nibabel
+
+    brain = np.random.default_rng(0).normal(40, 40, (40, 40, 20)).astype(np.int16)  # below zero, but no air
+    nibabel.save(nibabel.Nifti1Image(brain, np.diag([4.0, 4.0, 8.0, 1.0])), tmp_path / "brain.nii.gz")
+    with pytest.raises(UserError, match=r"brain.nii.gz: Its values do not show whether it is CT .* give it as DICOM"):
+        predict_studies(line.bundle, [tmp_path / "brain.nii.gz"], tmp_path / "out")
+
+
 def test_when_no_study_can_be_answered_the_table_says_why(line: Line, mixed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0 volumes answered"):
         predict_studies(line.bundle, [mixed / "a_broken.nii.gz"], tmp_path / "out")

@@ -23,6 +23,8 @@ from volssl.errors import UserError
 from volssl.progress import say, track
 
 Paths = str | Path | Sequence[str | Path]
+# `prepare` takes the user's word for it; an answer does not rest on a guess.
+NO_AIR = "Its values do not show whether it is CT in Hounsfield units, which have air at -1000; give it as DICOM."
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def read_study(study: Study, *, modality: str) -> list[Volume]:
         try:
             volume = checked(source)
         except RefusedError as refusal:
-            reasons.append(refusal.sentence)
+            reasons.append(NO_AIR if refusal.reason == "modality_unknown" else refusal.sentence)
             continue
         if volume.modality == modality:
             volumes.append(volume)
