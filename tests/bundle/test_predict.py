@@ -274,6 +274,19 @@ def test_a_scout_in_the_study_is_passed_over_and_said(
     assert "a part was passed over: 1 slices" in capsys.readouterr().err
 
 
+def test_a_damaged_file_beside_a_scan_is_said_and_alone_is_a_bad_study(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(line.series[0], tmp_path / "study")
+    (tmp_path / "study" / "note.dcm").write_bytes(b"no DICOM")
+    assert len(predict_studies(line.bundle, [tmp_path / "study"], tmp_path / "out")) == 1
+    assert "a part was passed over" in capsys.readouterr().err
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "note.dcm").write_bytes(b"no DICOM")
+    with pytest.raises(UserError, match=r"1 studies could not be: .*alone: "):
+        predict_studies(line.bundle, [tmp_path / "alone"], tmp_path / "out")
+
+
 def test_files_of_one_name_get_an_answer_each(line: Line, tmp_path: Path) -> None:
     for folder, volume in zip(("a", "b"), line.volumes, strict=False):
         (tmp_path / folder).mkdir()

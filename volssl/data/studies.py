@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,15 @@ class Studies(IterableDataset[dict[str, Any]]):
                     sample = self.transform({"image": as_image(volume)})
                 # MONAI's Compose makes a RuntimeError of whatever a transform raises
                 except (RuntimeError, ValueError, MemoryError) as error:
-                    self.failures.append(Failure(study, str(error.__cause__ or error)))
+                    self.failures.append(Failure(study, first_line(error.__cause__ or error)))
                     continue
                 name = study.name if len(volumes) == 1 else f"{study.name}-volume{place + 1}"
                 yield sample | {"image": sample["image"][None], "study": study, "volume": volume, "name": name}
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def find_studies(data: Paths) -> list[Study]:
@@ -101,33 +107,43 @@ def find_studies(data: Paths) -> list[Study]:
     """
     paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
     quiet_libraries()
-    found: dict[str, tuple[Path, list[Source], list[str]]] = {}
-    for path in paths:
-        broken: list[Refused] = []
-        for source in gather(discover([path]).files, Crew(0)):
-            if isinstance(source, Refused):
-                broken.append(source)
-                continue
-            key = (source.slices[0].study if isinstance(source, Series) else "") or str(source.path)
-            study = found.setdefault(key, (source.path, [], []))
-            if source.source not in {known.source for known in study[1]}:
-                study[1].append(source)
-            found[key] = (shared_folder(study[0], source.path), study[1], study[2])
-        for refused in broken:
-            folder = refused.found.path.parent
-            near = next((study for study in found.values() if study[0] == folder), None)
-            near = near or found.setdefault(str(folder), (folder, [], []))
-            near[2].append(refused.sentence)
+    found: dict[str, Gathered] = {}
+    for source in chain.from_iterable(gather(discover([path]).files, Crew(0)) for path in paths):
+        if isinstance(source, Refused):
+            folder = source.found.path.parent
+            found.setdefault(f"refused in {folder}", Gathered(folder)).refused.append(source.sentence)
+        else:
+            uid = source.slices[0].study if isinstance(source, Series) else ""
+            found.setdefault(uid or str(source.path), Gathered(source.path)).take(source)
+    readable = {study.path: study for study in found.values() if study.sources}
+    for key, study in list(found.items()):
+        if not study.sources and study.path in readable:  # a damaged file beside the slices of a scan
+            readable[study.path].refused += found.pop(key).refused
     if not found:
         raise UserError(
             f"no study in {', '.join(map(str, paths))}: name a DICOM folder, or a NIfTI, NRRD or MetaImage file"
         )
-    ordered = sorted(found.values(), key=lambda study: study[0])
-    names = unique_names([path for path, _, _ in ordered])
+    ordered = sorted(found.values(), key=lambda study: study.path)
+    names = unique_names([study.path for study in ordered])
     return [
-        Study(as_named(path, paths), name, tuple(sources), tuple(refused))
-        for (path, sources, refused), name in zip(ordered, names, strict=True)
+        Study(as_named(study.path, paths), name, tuple(study.sources), tuple(study.refused))
+        for study, name in zip(ordered, names, strict=True)
     ]
+
+
+@dataclass
+class Gathered:
+    """A study while its parts come together."""
+
+    path: Path
+    sources: list[Source] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def take(self, source: Source) -> None:
+        """Add a source, once, and widen the folder to hold it."""
+        if source.source not in {known.source for known in self.sources}:
+            self.sources.append(source)
+            self.path = shared_folder(self.path, source.path)
 
 
 def read_study(study: Study, *, modality: str) -> list[Volume]:
