@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 import volssl
-from volssl.errors import user_error_in
+from volssl.errors import UsageError, user_error_in
 from volssl.progress import console, say
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells expect
 NOTICE = "volssl is research software and no medical device."
 
 app = typer.Typer(
@@ -249,15 +250,14 @@ def main() -> None:
         if error.format_message():
             say(f"error: {error.format_message()} (volssl --help lists the commands and what they take)")
         sys.exit(error.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        say("stopped")
-        sys.exit(130)
     except Exception as error:
         if debug:
             raise
         cause = full_disk(error) or user_error_in(error)
-        say(f"error: {cause or f'{type(error).__name__}: {first_line(error)} (--debug shows where)'}")
-        sys.exit(1)
+        say(f"error: {cause or f'{unforeseen(error)} (--debug shows where)'}")
+        sys.exit(2 if isinstance(cause, UsageError) else 1)
+    if code == INTERRUPTED:
+        say("stopped")
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -268,9 +268,11 @@ def full_disk(error: Exception) -> str | None:
     return None
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or ["no further word"])[0]
+def unforeseen(error: BaseException) -> str:
+    """An error that nobody foresaw in one line: the one at the root, not the library's wrappers around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no further word'])[0]}"
 
 
 if __name__ == "__main__":

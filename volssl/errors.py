@@ -7,6 +7,10 @@ class UserError(Exception):
     """Bad input, said in one line. The command line prints it without a traceback and exits with 1."""
 
 
+class UsageError(UserError):
+    """A command that was written wrongly: an unknown option, or a value of the wrong type. Exits with 2."""
+
+
 def user_error_in(error: BaseException | None) -> UserError | None:
     """The UserError behind an exception that a library raised on its account, if there is one."""
     while error is not None:

@@ -56,7 +56,6 @@ def test_a_wrong_command_line_is_usage_and_the_nearest_word_is_named(
         ("max_epochs", "max_epochs: an override is written KEY=VALUE, for example max_epochs=20"),
     ],
 )
-@pytest.mark.xfail(strict=True, reason="volssl/cli.py exits with 1")
 def test_a_wrong_override_is_usage_too(
     volssl_command: Command, store: Path, tmp_path: Path, word: str, said: str
 ) -> None:
@@ -171,10 +170,8 @@ def test_an_encoder_that_is_not_there_is_named(
     "word",
     [
         "precision=float16",
-        *(
-            pytest.param(word, marks=pytest.mark.xfail(strict=True, reason="volssl/cli.py shows MONAI's wrapper"))
-            for word in ("--mode=frozn", "device=gpu7")
-        ),
+        "--mode=frozn",
+        "device=gpu7",
     ],
 )
 def test_a_choice_that_does_not_exist_is_refused_in_one_line(
@@ -214,7 +211,6 @@ def test_debug_shows_where_an_error_nobody_foresaw_arose(
         volssl_command(*words, "--debug")
 
 
-@pytest.mark.xfail(strict=True, reason="typer catches the interrupt before volssl/cli.py can say so")
 def test_an_interrupted_command_exits_as_shells_expect(
     volssl_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

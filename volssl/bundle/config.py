@@ -16,7 +16,7 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
-from volssl.errors import UserError
+from volssl.errors import UsageError, UserError
 
 SEPARATOR = "::"  # MONAI's own, between the parts of a nested key
 
@@ -63,7 +63,7 @@ def parse_overrides(config: Mapping[str, Any], words: Sequence[str]) -> dict[str
     builds (`method::queue_length`), whether the config states it or not. Values are YAML.
 
     Raises:
-        UserError: for a word without `=`, an unknown key (the nearest is suggested), or a value of another type.
+        UsageError: for a word without `=`, an unknown key (the nearest is suggested), or a value of another type.
     """
     return {key: checked(config, key, value) for key, value in map(split_word, words)}
 
@@ -72,11 +72,11 @@ def split_word(word: str) -> tuple[str, Any]:
     """`KEY=VALUE` -> the key, with MONAI's separator, and the value as YAML reads it."""
     key, equals, text = word.partition("=")
     if not equals or not key:
-        raise UserError(f"{word}: an override is written KEY=VALUE, for example max_epochs=20")
+        raise UsageError(f"{word}: an override is written KEY=VALUE, for example max_epochs=20")
     try:
         return key.lstrip("-").replace("#", SEPARATOR), yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{word}: {text} is not a YAML value") from error
+        raise UsageError(f"{word}: {text} is not a YAML value") from error
 
 
 def checked(config: Mapping[str, Any], key: str, value: Any) -> Any:
@@ -89,12 +89,12 @@ def checked(config: Mapping[str, Any], key: str, value: Any) -> Any:
     if isinstance(place, Mapping) and last in place and not last.startswith("_"):
         wanted = None if last in known and place[last] is None else place[last]
         if isinstance(place[last], Mapping) and not isinstance(value, Mapping):
-            raise UserError(f"{key}: holds several values; name one of {', '.join(map(str, place[last]))}")
+            raise UsageError(f"{key}: holds several values; name one of {', '.join(map(str, place[last]))}")
         if isinstance(wanted, str) and wanted.startswith(("$", "@", "%")):
             wanted = None  # computed by the config: the type shows only when it is built
         fits_value(key, value, wanted)
     elif last not in known:
-        raise UserError(f"{key}: unknown option{nearest(key, all_keys(config))}")
+        raise UsageError(f"{key}: unknown option{nearest(key, all_keys(config))}")
     if last in known:
         fits_annotation(key, value, known[last])
     return value
@@ -106,7 +106,7 @@ def entry(place: Any, part: str, *, shown: str, known: Sequence[str]) -> Any:
         return place[part]
     if isinstance(place, list) and part.isdigit() and int(part) < len(place):
         return place[int(part)]
-    raise UserError(f"{shown}: unknown option{nearest(shown, known)}")
+    raise UsageError(f"{shown}: unknown option{nearest(shown, known)}")
 
 
 def keywords(place: Any) -> dict[str, inspect.Parameter]:
@@ -148,10 +148,10 @@ def fits_value(key: str, value: Any, wanted: Any) -> None:
     else:
         good = isinstance(value, type(wanted))
     if not good:
-        raise UserError(wrong_type(key, value, type(wanted).__name__))
+        raise UsageError(wrong_type(key, value, type(wanted).__name__))
     if isinstance(wanted, list) and wanted:
         if len(value) != len(wanted) and all(isinstance(item, int | float) for item in wanted):
-            raise UserError(f"{key}: {value!r} has {len(value)} values, {len(wanted)} are needed")
+            raise UsageError(f"{key}: {value!r} has {len(value)} values, {len(wanted)} are needed")
         for i, item in enumerate(value):
             fits_value(f"{key}[{i}]", item, wanted[min(i, len(wanted) - 1)])
 
@@ -165,7 +165,7 @@ def fits_annotation(key: str, value: Any, parameter: inspect.Parameter) -> None:
         return
     admitted = {int, *options} if float in options else set(options)
     if type(value) not in admitted:
-        raise UserError(wrong_type(key, value, " or ".join(o.__name__ for o in options if o is not type(None))))
+        raise UsageError(wrong_type(key, value, " or ".join(o.__name__ for o in options if o is not type(None))))
 
 
 def wrong_type(key: str, value: Any, wanted: str) -> str:
