@@ -204,7 +204,7 @@ def predict(
 
     answers = predict_studies(bundle, studies, out, trust=trust)
     result(as_json, [answer.as_dict() for answer in answers])
-    wrote(*[answer.path for answer in answers])
+    wrote(*[answer.path for answer in answers], out / "answers.csv")
     say(NOTICE)
 
 

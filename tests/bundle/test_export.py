@@ -163,7 +163,8 @@ def test_the_figures_of_an_evaluation_stand_in_card_and_metadata(run_copy: Path,
     undefined = {"value": None, "low": None, "high": None}
     outputs = {"hemorrhage": {"n": 40, "positives": 17, "metrics": {"auc": figure, "sensitivity": undefined}}}
     (run_copy / "test").mkdir()
-    figures = {"split": "test", "n_studies": 40, "n_patients": 31, "outputs": outputs}
+    weights = hashlib.sha256((run_copy / "model.pt").read_bytes()).hexdigest()
+    figures = {"split": "test", "n_studies": 40, "n_patients": 31, "outputs": outputs, "model_sha256": weights}
     (run_copy / "test" / "metrics.json").write_text(json.dumps(figures))
     export_run(run_copy, tmp_path / "out")
     card = (tmp_path / "out" / "docs" / "README.md").read_text()
@@ -239,3 +240,10 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 def test_span_gives_the_lowest_and_highest_along_each_axis() -> None:
     values = np.array([[1.0, 5.0, 3.0], [2.0, 4.0, 3.0]])
     assert export.span(values) == ((1.0, 2.0), (4.0, 5.0), (3.0, 3.0))
+
+
+def test_the_figures_of_other_weights_are_not_taken(run_copy: Path, tmp_path: Path) -> None:
+    (run_copy / "test").mkdir()
+    stale = {"split": "test", "n_studies": 4, "n_patients": 3, "outputs": {}, "model_sha256": "0" * 64}
+    (run_copy / "test" / "metrics.json").write_text(json.dumps(stale))
+    assert export.evaluation_of(run_copy) is None

@@ -149,7 +149,7 @@ def test_an_encoder_of_another_architecture_is_refused_in_one_line(
     store: Path, cohort: Path, swav: Path, tmp_path: Path
 ) -> None:
     labels = cohort / "labels.csv"
-    with pytest.raises(UserError, match=r"fills \d+% of the encoder's tensors and 90% are needed") as caught:
+    with pytest.raises(UserError, match=r"fills \d+% of the network's tensors and 90% are needed") as caught:
         finetune(
             "hemorrhage",
             store=store,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from volssl.bundle.config import read_config
 from volssl.bundle.workflow import CONFIG, simulated_notice
 from volssl.data import Store, join_labels, refuse_seen
+from volssl.encoders.file import load_weights
 from volssl.errors import UserError
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
 from volssl.evaluation.report import write_report
@@ -50,7 +52,7 @@ def load_run(run: Path) -> FineTuned:
     parser = ConfigParser(read_config(run / CONFIG))
     network: nn.Module = parser.get_parsed_content("network_def")
     facts = load_tensors(run / MODEL)
-    network.load_state_dict(facts.pop("network"))
+    load_weights(network, facts.pop("network"), source=str(run / MODEL), least=1.0)
     return FineTuned(task=parser.get_parsed_content("task"), network=network.eval(), facts=facts)
 
 
@@ -81,6 +83,7 @@ def evaluate_run(run: Path, *, store: Path, labels: Path, split: str, out: Path)
     if validation is not None and validation.empty:
         validation = None
     metrics = evaluate_predictions(predictions, outputs=outputs, validation=validation)
+    metrics["model_sha256"] = hashlib.sha256((run / MODEL).read_bytes()).hexdigest()
     out.mkdir(parents=True, exist_ok=True)
     write_parquet(predictions, out / "predictions.parquet")
     write_metrics_json(metrics, out / "metrics.json")

@@ -27,6 +27,7 @@ from volssl.bundle.weights import WEIGHTS, fill, read_weights
 from volssl.bundle.workflow import CONFIG, SIMULATED_SCANNER, TASK_BUNDLES
 from volssl.data import Store
 from volssl.errors import UserError
+from volssl.evaluation.validation import MODEL
 from volssl.files import save_tensors, write_text
 from volssl.heads import TaskNetwork
 from volssl.progress import say
@@ -124,9 +125,10 @@ def span(values: np.ndarray) -> Any:
 
 
 def evaluation_of(run: Path) -> dict[str, Any] | None:
-    """The run's evaluation on its test patients, or on others where there is none; None where it was not evaluated."""
+    """The evaluation of the run's weights on test patients, or on others where there is none; None without any."""
+    weights = hashlib.sha256((run / MODEL).read_bytes()).hexdigest()
     found = [json.loads(path.read_text()) for path in sorted([*run.glob("metrics.json"), *run.glob("*/metrics.json")])]
-    found = [figures for figures in found if "outputs" in figures]
+    found = [figures for figures in found if figures.get("model_sha256") == weights]
     return next((figures for figures in found if figures["split"] == "test"), found[0] if found else None)
 
 

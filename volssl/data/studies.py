@@ -181,11 +181,8 @@ def checked(source: Source) -> Volume:
 
 
 def as_image(volume: Volume) -> MetaTensor:
-    """A volume as MONAI's (1, R, A, S); its voxel size is rounded as in the store, so that it is cut as in training."""
-    spacing_mm = np.array([round(mm, 6) for mm in volume.spacing_mm])
-    affine = volume.affine.copy()
-    affine[:3, :3] = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) * spacing_mm
-    return MetaTensor(torch.from_numpy(volume.array[np.newaxis]), affine=torch.from_numpy(affine))
+    """A volume as MONAI's (1, R, A, S)."""
+    return MetaTensor(torch.from_numpy(volume.array[np.newaxis]), affine=torch.from_numpy(volume.affine))
 
 
 def shared_folder(one: Path, other: Path) -> Path:

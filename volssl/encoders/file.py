@@ -152,7 +152,7 @@ def load_weights(
     )
     if report.share < least:
         raise UserError(
-            f"{source}: fills {report.share:.0%} of the encoder's tensors and {least:.0%} are needed; it is of another "
+            f"{source}: fills {report.share:.0%} of the network's tensors and {least:.0%} are needed; it is of another "
             f"architecture (first that do not fit: {', '.join((report.missing + report.wrong_shape)[:3])})"
         )
     with torch.no_grad():

@@ -222,7 +222,8 @@ def ras_spacing_mm(affine: Any, name: Hashable) -> Millimetres:
     spacing = np.linalg.norm(axes, axis=0)
     if list(np.abs(axes).argmax(axis=0)) != [0, 1, 2] or (np.diag(axes) <= 0).any():
         raise ValueError(f"{name}: axes are not right, anterior, superior; put `Orientationd` with axcodes RAS before")
-    first, second, third = (float(mm) for mm in spacing)
+    # to the nanometre, as in a store: what a file reads back by rounding must cut the same box
+    first, second, third = (round(float(mm), 6) for mm in spacing)
     return first, second, third
 
 
