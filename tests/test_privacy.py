@@ -1,7 +1,7 @@
 """No file that a DICOM archive's patients end in, from store to bundle, names them: every byte is searched.
 
-The store's private.key and paths.csv are private by design. A run's config.yaml holds the paths of store and label table as
-the user gave them; those of the source are nowhere.
+The store's private.key and paths.csv are private by design. A run's config.yaml holds the paths of store and label
+table as the user gave them; those of the source are nowhere.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
-import pydicom
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 
 from volssl.bundle.evaluate import evaluate_run
@@ -43,7 +43,7 @@ UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInst
 
 
 def personalise(archive: Path) -> tuple[list[str], dict[str, list[str]]]:
-    """Give the studies of a cohort telling headers; what identifies them, and their slices' UIDs by accession number."""
+    """Give a cohort telling headers -> what identifies its studies, and the slices' UIDs by accession number."""
     telling: set[str] = {str(archive), archive.name}
     slices: dict[str, list[str]] = {}
     for number, folder in enumerate(sorted((archive / "volumes").iterdir())):

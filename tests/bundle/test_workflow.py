@@ -304,3 +304,15 @@ def test_a_refused_start_leaves_no_folder_that_looks_like_a_run(store: Path, tmp
         pretrain("swav", store=store, out=tmp_path / "run", words=["batch_size=1000"])
     pretrain("swav", store=store, out=tmp_path / "run", words=PRETRAINING)  # the folder may be used again
     assert (tmp_path / "run" / "encoder.pt").is_file()
+
+
+def test_the_chain_behind_a_refusal_ends(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no store") as caught:
+        pretrain("swav", store=tmp_path / "none", out=tmp_path / "run")
+    chain: list[BaseException] = [caught.value]
+    error = caught.value.__cause__
+    while error is not None:
+        assert all(error is not earlier for earlier in chain)  # readers of tracebacks walk it to the end
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    assert len(chain) > 1

@@ -130,7 +130,7 @@ def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> Co
     except Exception as error:
         # MONAI wraps what its components raise; the line meant for the user lies below.
         if (cause := user_error_in(error)) is not None:
-            raise cause from error
+            raise type(cause)(str(cause)) from error  # not `cause` itself: a chain that bites its tail hangs readers
         raise
     return workflow
 

@@ -1,0 +1,103 @@
+"""The scripts of examples/ and the worked example of docs/add_a_method.md, run on tiny data."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from volssl.bundle.config import bundle_config
+from volssl.bundle.export import export_run
+from volssl.bundle.workflow import run_training
+
+ROOT = Path(__file__).resolve().parents[1]
+TINY = ["max_epochs=1", "batch_size=4", "workers=0"]
+CROPS = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]
+
+
+def module_of(path: Path, name: str) -> ModuleType:
+    """A file as a module, not run as a script."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def example(name: str) -> Callable[..., None]:
+    main: Callable[..., None] = module_of(ROOT / "examples" / f"{name}.py", f"example_{name}").main
+    return main
+
+
+@pytest.fixture(scope="module")
+def work(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What examples/pretrain_on_your_cts.py wrote."""
+    out = tmp_path_factory.mktemp("work")
+    example("pretrain_on_your_cts")(cohort, [*TINY, *CROPS], out=out)
+    return out
+
+
+def test_pretrain_on_your_cts(work: Path, cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    features_of = module_of(ROOT / "examples" / "pretrain_on_your_cts.py", "example").features_of
+    feature = features_of(work / "swav", work / "store")
+    assert feature.shape == (1024,)
+    assert feature.std() > 0
+
+
+def test_finetune_on_your_labels_then_run_a_bundle(
+    work: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY, "task::grid=[24, 28, 10]"]
+    example("finetune_on_your_labels")(work / "store", cohort / "labels.csv", work / "swav", words, out=tmp_path)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(" ")[0] for line in said] == ["scratch:", "pretrained:", "pretrained"]
+    scratch, pretrained, gain = (float(re.search(r"(?:AUC|scratch:) (-?\d\.\d+)", line)[1]) for line in said)  # type: ignore[index]
+    assert gain == pytest.approx(pretrained - scratch, abs=0.002)
+
+    export_run(tmp_path / "pretrained", tmp_path / "bundle")
+    study = sorted((cohort / "volumes").iterdir())[0]
+    example("run_a_bundle")(tmp_path / "bundle", [study], out=tmp_path / "answer")
+    told = capsys.readouterr().out
+    answer = json.loads(next((tmp_path / "answer").glob("*.json")).read_text())
+    assert f"{study}: hemorrhage {answer['volume']['hemorrhage']:.3f}" in told
+    assert "no medical device" in told
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_method_of_the_manual_trains_and_passes_its_own_test(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "add_a_method.md").read_text()
+    method, test = blocks(text, "python")
+    (section,) = blocks(text, "yaml")
+    assert len(method.splitlines()) < 60
+    (tmp_path / "manual_simclr.py").write_text(method)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "volssl.methods.simclr", module_of(tmp_path / "manual_simclr.py", "m"))
+    swav = bundle_config("volume_pretraining", "swav")
+    config = re.sub(r"^method:\n(?:  .*\n)+", section, swav.read_text(), flags=re.MULTILINE)
+    assert "SwAV\n" not in config
+    path = tmp_path / "simclr.yaml"
+    path.write_text(config.replace("volssl.methods.simclr", "manual_simclr"))
+    (tmp_path / "metadata.json").write_text((swav.parent / "metadata.json").read_text())
+    given = {"dataset_dir": str(store), "output_dir": str(tmp_path / "run")}
+    run_training(path, given=given, words=["method::temperature=0.2", *TINY, *CROPS], resume=False)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    assert all(0 < row["loss"] < 10 for row in rows)
+    assert (tmp_path / "run" / "encoder.pt").is_file()
+
+    (tmp_path / "manual_test.py").write_text(test)
+    for name, function in vars(module_of(tmp_path / "manual_test.py", "manual_test")).items():
+        if name.startswith("test_"):
+            function()
