@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 
-.PHONY: install demo test test-slow lint format docs clean
+.PHONY: install demo test test-slow lint format clean
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	# torch first and pinned: another package's range would bring a build with gigabytes of CUDA
-	$(BIN)/pip install --quiet $(TORCH) || $(BIN)/pip install --quiet -c constraints.txt torch
+	# torch first, alone and pinned: whichever build the index offers for the tested version stays
+	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev,onnx]'
 	touch $@
 
@@ -35,4 +35,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
