@@ -15,6 +15,7 @@ from volssl.simulate.patient import Patient
 
 SKULL = ("vault", "inner", "base", "bone", "skin", "air", "fat", "globe", "patchy", "harden")
 CORTEX_MM = 2.8
+DISTENSION_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ def draw_tissue(rng: np.random.Generator, patient: Patient) -> Tissue:
         grey_hu=float(rng.normal(38.0, 0.8)),
         fluid_hu=float(rng.uniform(4, 9)),
         bone_hu=float(rng.uniform(1050, 1500)),
-        falx_hu=float(rng.uniform(44, 66)),
-        sinus_hu=float(rng.uniform(48, 68)),
-        falx_mm=float(rng.uniform(0.5, 1.2)),
+        falx_hu=float(rng.uniform(44, 76)),
+        sinus_hu=float(rng.uniform(48, 80)),
+        falx_mm=float(rng.uniform(0.5, 1.5)),
         sulcus_mm=0.75 + 1.5 * wear,
         fissure_mm=1.0 + 1.6 * wear,
         third_mm=1.3 + 2.8 * wear,
@@ -63,13 +64,14 @@ def draw_tissue(rng: np.random.Generator, patient: Patient) -> Tissue:
     )
 
 
-def vessels(skull: Fields, brain: Fields, y: Field, z: Field) -> Fields:
+def vessels(rng: np.random.Generator, skull: Fields, brain: Fields, y: Field, z: Field) -> Fields:
     """The dural sinuses on the lattice: `sinus`, mm inside the sagittal and transverse sinuses."""
     inner, tent = skull["inner"], brain["tent"]
+    wide = float(rng.uniform(0.8, 1.65))
     sagittal = np.minimum(
-        0.65 * (7.5 - inner) - np.abs(brain["middle"]), np.maximum(z - 15, np.minimum(z + 18, -55 - y))
+        0.65 * (7.5 * wide - inner) - np.abs(brain["middle"]), np.maximum(z - 15, np.minimum(z + 18, -55 - y))
     )
-    transverse = np.minimum(3.8 - np.abs(tent), np.minimum(6.0 - inner, -38 - y))
+    transverse = np.minimum(3.8 * wide - np.abs(tent), np.minimum(6.0 * wide - inner, -38 - y))
     return {"sinus": np.clip(np.maximum(sagittal, transverse), -12, 12)}
 
 
@@ -149,7 +151,7 @@ def inside(image: Field, cut: Fields, lesions: tuple[Lesion, ...], tissue: Tissu
     above = occupancy(np.maximum(cut["tent"], -cut["tent_edge"] - 4), pixel)
     medial = np.maximum(np.abs(cut["middle"]) - tissue.fissure_mm, -cut["fissure"])
     depth = np.minimum(cut["brain"], medial)
-    half = tissue.sulcus_mm * np.clip(1.25 - depth / cut["reach"], 0, 1)
+    half = (tissue.sulcus_mm + _distension(cut, lesions)) * np.clip(1.25 - depth / cut["reach"], 0, 1)
     sulci = sheet(cut["gyri"], half, pixel)
     stem = occupancy(cut["stem"], pixel)
     third = np.minimum(tissue.third_mm - np.abs(cut["middle"]), cut["third"])
@@ -179,6 +181,12 @@ def inside(image: Field, cut: Fields, lesions: tuple[Lesion, ...], tissue: Tissu
     contents += cut["harden"]
     _lay(image, cavity, contents)
     return shares
+
+
+def _distension(cut: Fields, lesions: tuple[Lesion, ...]) -> Field | float:
+    """How much subarachnoid blood widens the sulci it fills, in mm."""
+    blood = [cut[f"lesion {number}"] for number, lesion in enumerate(lesions) if lesion.kind == "subarachnoid"]
+    return DISTENSION_MM * np.clip(np.maximum.reduce(blood) / 4, 0, 1) if blood else 0.0
 
 
 ROOM = {

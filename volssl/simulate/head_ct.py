@@ -102,7 +102,9 @@ def simulate_head(
     back = float(shift[1]) - patient.posterior_mm - patient.skull_mm - patient.scalp_mm
     clean = np.maximum(clean, -1000 + table(protocol, grid.r_mm, grid.a_mm, back)[None])
     image = reconstruct(clean, scanner, spacing_mm)
-    image += noise(_stream(seed, "noise"), image.shape, scanner, spacing_mm, thickness) * protocol.uniform(0.85, 1.2)
+    image += noise(_stream(seed, "noise"), image.shape, scanner, spacing_mm, thickness) * np.exp(
+        protocol.normal(0, 0.2)
+    ) + protocol.normal(0, 2.5)
     hu = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
     return Head(
         hu=np.ascontiguousarray(hu.transpose(2, 1, 0)),
@@ -148,7 +150,12 @@ def _anatomy(
     brain = brain_fields(_stream(patient_seed, "brain"), patient, *pushed, within)
     spills = [draw_spill(rng, k, *pushed, a, brain) for k in types if k in ("subarachnoid", "intraventricular")]
     tissue = compose.draw_tissue(_stream(patient_seed, "tissue"), patient)
-    fields = skull | brain | compose.vessels(skull, brain, y, z) | {"harden": hardening(scanner, skull, x, y, z)}
+    fields = (
+        skull
+        | brain
+        | compose.vessels(_stream(patient_seed, "vessels"), skull, brain, y, z)
+        | {"harden": hardening(_stream(seed, "beam"), scanner, skull, x, y, z)}
+    )
     return _Anatomy(fields, tuple(masses + spills), tissue), rotation, shift
 
 

@@ -10,12 +10,12 @@ from volssl.simulate.lattice import Field, Fields, Point, ellipsoid, smooth_nois
 
 TYPES = ("subarachnoid", "subdural", "epidural", "intraventricular", "intraparenchymal")
 CODES = {kind: code for code, kind in enumerate(TYPES, start=1)}
-FREQUENCY = (0.26, 0.24, 0.12, 0.16, 0.22)  # of the first type of a positive study, in the order of TYPES
-COUNT_CHANCE = (0.68, 0.24, 0.08)  # one, two or three types at once
-FAINT_CHANCE = 0.35
-FAINT_HU, PLAIN_HU = (50.0, 57.0), (57.0, 76.0)
-THICKNESS_MM = {"subdural": (3.0, 11.0), "epidural": (6.0, 18.0)}
-RADIUS_MM = {"subarachnoid": (14.0, 34.0), "intraventricular": (6.0, 22.0), "intraparenchymal": (4.5, 17.0)}
+FREQUENCY = (0.24, 0.20, 0.13, 0.19, 0.24)  # of the first type of a positive study, in the order of TYPES
+COUNT_CHANCE = (0.62, 0.27, 0.11)  # one, two or three types at once
+FAINT_CHANCE = 0.2
+FAINT_HU, PLAIN_HU = (50.0, 58.0), (58.0, 80.0)
+THICKNESS_MM = {"subdural": (4.0, 9.5), "epidural": (7.0, 15.0)}
+RADIUS_MM = {"subarachnoid": (26.0, 48.0), "intraventricular": (11.0, 28.0), "intraparenchymal": (9.0, 20.0)}
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def draw_spill(rng: np.random.Generator, kind: str, x: Field, y: Field, z: Field
     radius = _log_uniform(rng, RADIUS_MM[kind])
     place = rng.random()
     side = rng.choice((-1.0, 1.0))
-    if place < 0.3:
+    if place < 0.4:
         center = rng.normal((6 * side, 5, -16), (6, 5, 4))
-    elif place < 0.5:
+    elif place < 0.65:
         center = rng.normal((40 * side, 6, 4), (4, 6, 4))
     else:
         near = np.flatnonzero((np.abs(brain["brain"] - 5) < 3) & (z > 0) & (z < 62))
@@ -75,7 +75,7 @@ def draw_spill(rng: np.random.Generator, kind: str, x: Field, y: Field, z: Field
         center = np.array([x.flat[spot], y.flat[spot], z.flat[spot]])
     shape = radius * np.exp(rng.normal(0, 0.15, 3))
     depth = _blob(x, y, z, center, shape) + 0.2 * radius * smooth_noise(rng, 20.0)
-    return Lesion(kind, depth, _clot_hu(rng), share=float(rng.uniform(0.55, 1.0)))
+    return Lesion(kind, depth, _clot_hu(rng), share=float(rng.uniform(0.75, 1.0)))
 
 
 def push_aside(lesions: list[Lesion], x: Field, y: Field, z: Field) -> tuple[Field, Field, Field]:
@@ -128,7 +128,7 @@ def _lens(rng: np.random.Generator, x: Field, y: Field, z: Field, center: np.nda
     """Thickness in mm of an epidural clot: a lens with a sharp edge, bulging into the cavity."""
     facing, level, upward = _angles(x, y, z, center)
     thick = _log_uniform(rng, THICKNESS_MM["epidural"])
-    wide = float(np.clip(thick * rng.uniform(1.5, 2.4), 13, 34)) / float(np.linalg.norm(center))
+    wide = float(np.clip(thick * rng.uniform(1.5, 2.4), 15, 38)) / float(np.linalg.norm(center))
     stretch = rng.uniform(0.8, 1.2)
     swell = 1 - (level / (wide * stretch)) ** 2 - (upward * stretch / wide) ** 2
     return np.where(facing > 0.1, thick * np.clip(swell, -1, 1), -thick)

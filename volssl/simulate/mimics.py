@@ -67,9 +67,16 @@ def draw_spots(rng: np.random.Generator, patient: Patient, rotation: np.ndarray,
         cluster((0, 3, -24), 3, 1.3, 1.7, rng.uniform(12, 24))  # the basilar artery
     for side in (-1, 1):
         if rng.random() < 0.6:
-            cluster((24 * side * wide, -41, 6), 3, 2.2, rng.uniform(2.5, 4.5), rng.uniform(14, 32))  # the plexus itself
-    if rng.random() < 0.05:
-        cluster((rng.uniform(-40, 40), rng.uniform(-50, 50), 60), 2, 3.0, rng.uniform(3, 6), rng.uniform(15, 200))
+            cluster((24 * side * wide, -41, 6), 3, 2.2, rng.uniform(2.5, 5.5), rng.uniform(14, 40))  # the plexus itself
+    if rng.random() < 0.08:  # a meningioma under the vault
+        side = rng.choice((-1.0, 1.0))
+        place = rng.normal((0, 0, 1), (0.7, 0.7, 0.3))
+        edge = np.abs(place / np.linalg.norm(place)) * (np.array(patient.vault_mm) - 11)
+        center = (edge[0] * side, edge[1] * rng.choice((-1.0, 1.0)), edge[2])
+        cluster(center, 3, 2.5, rng.uniform(5, 9), rng.uniform(8, 22))
+    if rng.random() < 0.1:  # Fahr's disease
+        for side in (-1, 1):
+            cluster((23 * side, 3, 3), 5, 4.0, rng.uniform(2.5, 4.5), rng.uniform(15, 60))
     return [_placed(rotation @ center + shift_mm, radius, hu) for center, radius, hu in spots]
 
 

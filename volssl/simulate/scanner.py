@@ -43,11 +43,12 @@ def noise(
     return np.asarray(waves * (scanner.noise_hu * np.sqrt(5.0 / slice_mm)), np.float32)
 
 
-def hardening(scanner: Scanner, fields: Fields, x: Field, y: Field, z: Field) -> Field:
+def hardening(rng: np.random.Generator, scanner: Scanner, fields: Fields, x: Field, y: Field, z: Field) -> Field:
     """Beam hardening in HU on the lattice: brain brighter beside bone, and the dark band between the petrous bones."""
-    brighter = scanner.beam_hardening_hu * np.exp(-np.clip(fields["inner"], 0, None) / 7.0)
+    strength = scanner.beam_hardening_hu * float(np.exp(rng.normal(0, 0.4)))
+    brighter = strength * np.exp(-np.clip(fields["inner"], 0, None) / 7.0)
     band = np.exp(-(((z + 32) / 7) ** 2) - ((y + 26) / 10) ** 2) * plateau(x / 45)
-    return np.asarray(brighter - 2.2 * scanner.beam_hardening_hu * band, np.float32)
+    return np.asarray(brighter - 2.0 * strength * band, np.float32)
 
 
 def table(rng: np.random.Generator, r_mm: Field, a_mm: Field, back_mm: float) -> Field:
