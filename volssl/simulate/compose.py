@@ -174,7 +174,7 @@ def inside(image: Field, cut: Fields, lesions: tuple[Lesion, ...], tissue: Tissu
     rooms = {
         "fluid": (1 - tissue_share) * (1 - ventricle) * (1 - sinus) * (1 - membranes) * cavity,
         "ventricle": ventricle * cavity,
-        "tissue": tissue_share * cavity,
+        "brain": occupancy(cut["brain"] - 1, pixel) * (1 - ventricle) * (1 - sinus) * (1 - membranes),  # over sulci
         "dural": cavity * (1 - sinus),
     }
     shares = _bleed(contents, cut, lesions, rooms, pixel)
@@ -194,7 +194,7 @@ ROOM = {
     "subdural": "dural",
     "epidural": "dural",
     "intraventricular": "ventricle",
-    "intraparenchymal": "tissue",
+    "intraparenchymal": "brain",
 }
 
 

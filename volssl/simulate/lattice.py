@@ -30,9 +30,13 @@ def lattice_axes_mm() -> tuple[Field, Field, Field]:
 
 def cubic_matrix(at_mm: Field, axis: str) -> sparse.csr_array:
     """Catmull–Rom weights that bring lattice knots along `axis` to the positions `at_mm`: (len(at_mm), knots)."""
+    return sparse.csr_array(_weights_at(at_mm, axis))
+
+
+def _weights_at(at_mm: Field, axis: str) -> Field:
     place = np.clip((at_mm - START_MM[axis]) / STEP_MM, 0.0, COUNT[axis] - 1.001)
     left = np.floor(place).astype(int)
-    return sparse.csr_array(_cubic_weights(place - left, left, COUNT[axis]))
+    return _cubic_weights(place - left, left, COUNT[axis])
 
 
 def _cubic_weights(t: npt.NDArray[np.float64], left: npt.NDArray[np.int_], count: int) -> Field:
@@ -65,10 +69,10 @@ class Slicer:
 
     def at(self, s_mm: float) -> Fields:
         """The slice at height `s_mm`: name to (A, R)."""
-        weights = cubic_matrix(np.array([s_mm]), "S").tocoo()
+        weights = _weights_at(np.array([s_mm]), "S")[0]
         plane = np.zeros(self.stack.shape[1:], np.float32)  # (R, F, A)
-        for knot, weight in zip(weights.coords[1], weights.data, strict=True):
-            plane += weight * self.stack[knot]
+        for knot in np.flatnonzero(weights):
+            plane += weights[knot] * self.stack[knot]
         count = len(self.names)
         wide = self.to_r @ plane.reshape(COUNT["R"], -1)  # (columns, F * A)
         wide = np.ascontiguousarray(wide.reshape(-1, count, COUNT["A"]).transpose(2, 1, 0))  # (A, F, columns)
