@@ -31,8 +31,9 @@ PRETRAINING = (
     "small_crop_size=[24, 28, 10]",
     "batch_size=16",
     "workers=0",
+    "method::queue_start_epoch=8",
 )
-PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 30, 40
+PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 15, 40
 SCRATCH, PRETRAINED = "from scratch", "pretrained with SwAV"
 
 
