@@ -49,9 +49,7 @@ LabelsOption = Annotated[Path, typer.Option(help="A CSV keyed by `study`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="[KEY=VALUE]...", help="Config entries, or keywords of an object in it: method::epsilon=0.05"
-    ),
+    typer.Argument(metavar="KEY=VALUE", help="Config entries, or keywords of an object in it: method::epsilon=0.05"),
 ]
 
 
@@ -219,7 +217,7 @@ def demo(
 
     report = run_demo(out, n=n, seed=seed)
     wrote(report)
-    say(f"open {report} in a browser")
+    then(f"open {report} in a browser, or volssl predict {out}/head_ct_hemorrhage_classification STUDY --out answer")
 
 
 def wrote(*paths: Path) -> None:

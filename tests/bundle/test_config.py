@@ -9,7 +9,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved
-from volssl.errors import UserError
+from volssl.errors import UsageError, UserError
 
 SWAV = read_config(bundle_config("volume_pretraining", "swav"))
 TRAIN = read_config(bundle_config("head_ct_hemorrhage_classification", "train"))
@@ -169,3 +169,23 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, text: str, why: str
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=why):
         read_config(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("task::grid=48", "task::grid: 48 is no list of 3 values, which is needed"),
+        ("task::grid=[48, 56]", r"task::grid: \[48, 56\] is no list of 3 values"),
+        ("task::grid=[48, 56, 2.5]", r"task::grid\[2\]: 2.5 is a float, a int is needed"),
+        ("task::window_hu=[a, b]", r"task::window_hu\[0\]: 'a' is a str, a float is needed"),
+    ],
+)
+def test_a_list_that_the_config_leaves_to_its_default_is_checked_too(word: str, said: str) -> None:
+    config = read_config(bundle_config("head_ct_hemorrhage_classification", "train"))
+    with pytest.raises(UsageError, match=said):
+        parse_overrides(config, [word])
+
+
+def test_a_list_of_the_right_numbers_is_taken() -> None:
+    config = read_config(bundle_config("head_ct_hemorrhage_classification", "train"))
+    assert parse_overrides(config, ["task::window_hu=[40, 80]"]) == {"task::window_hu": [40, 80]}

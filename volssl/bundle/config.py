@@ -159,6 +159,9 @@ def fits_value(key: str, value: Any, wanted: Any) -> None:
 def fits_annotation(key: str, value: Any, parameter: inspect.Parameter) -> None:
     """Refuse a value that the keyword's annotation does not admit; annotations of other than plain types admit all."""
     hint = parameter.annotation
+    if typing.get_origin(hint) is tuple:
+        fits_tuple(key, value, typing.get_args(hint))
+        return
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     plain = {bool, int, float, str, type(None)}
     if not set(options) <= plain:
@@ -166,6 +169,17 @@ def fits_annotation(key: str, value: Any, parameter: inspect.Parameter) -> None:
     admitted = {int, *options} if float in options else set(options)
     if type(value) not in admitted:
         raise UsageError(wrong_type(key, value, " or ".join(o.__name__ for o in options if o is not type(None))))
+
+
+def fits_tuple(key: str, value: Any, wanted: tuple[Any, ...]) -> None:
+    """Refuse a list that is not of a tuple's length or types, such as three sizes or a window's center and width."""
+    if Ellipsis in wanted or not set(wanted) <= {int, float, str}:
+        return
+    if not isinstance(value, list | tuple) or len(value) != len(wanted):
+        raise UsageError(f"{key}: {value!r} is no list of {len(wanted)} values, which is needed")
+    for i, (item, kind) in enumerate(zip(value, wanted, strict=True)):
+        if type(item) not in ({int, float} if kind is float else {kind}):
+            raise UsageError(wrong_type(f"{key}[{i}]", item, kind.__name__))
 
 
 def wrong_type(key: str, value: Any, wanted: str) -> str:

@@ -20,7 +20,7 @@ from volssl.progress import say
 
 CONFIG = "config.yaml"
 SIMULATED = "These scans are simulated (volssl simulate). What is measured here says nothing about patients."
-SIMULATED_SCANNER = "SIM "  # how the simulator's scanners are called
+SIMULATED_SCANNERS = ("SIM ", "volssl simulator")  # how the simulator's scanners are called, in tables and in DICOM
 PRETRAINING = "volume_pretraining"
 TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification"}
 
@@ -82,7 +82,7 @@ def write_run_report(run: Path, *, title: str, store: Path) -> None:
 def simulated_notice(store: Store) -> str | None:
     """The banner for pages about a store in which any scan came from the simulator; None for real scans."""
     scanners = store.rows["scanner"].to_pylist() if "scanner" in store.rows.column_names else []
-    return SIMULATED if any(str(name).startswith(SIMULATED_SCANNER) for name in scanners) else None
+    return SIMULATED if any(str(name).startswith(SIMULATED_SCANNERS) for name in scanners) else None
 
 
 def run_training(config: Path, *, given: Mapping[str, Any], words: Sequence[str], resume: bool) -> ConfigWorkflow:

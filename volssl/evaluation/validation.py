@@ -31,8 +31,7 @@ class Validation:
         network: that is trained.
         scans: of validation patients, labelled.
         views: of the scans, with labels and without random changes; its task names the output that counts.
-        output_dir: the run.
-        patients: keyed hashes of all whom the weights saw, in pretraining or now.
+        earlier_patients: keyed hashes of those whom the encoder saw before; the run's own are added.
         every: epochs between two validations; the last epoch is always validated.
     """
 
@@ -42,16 +41,15 @@ class Validation:
         *,
         scans: Sequence[Scan],
         views: TaskViews,
-        output_dir: str,
-        patients: Iterable[str],
+        earlier_patients: Iterable[str] = (),
         every: int = 1,
     ) -> None:
         self.network, self.task, self.scans, self.views = network, views.task, scans, views
-        self.path = Path(output_dir) / MODEL
-        self.patients, self.every = sorted(set(patients)), every
+        self.patients, self.every = set(earlier_patients), every
         self.best, self.best_epoch = -math.inf, 0
 
     def attach(self, engine: MethodTrainer) -> None:
+        self.patients |= set(engine.dataset.patients)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: MethodTrainer) -> None:
@@ -66,18 +64,18 @@ class Validation:
         # Without both classes there is nothing to choose by: the last epoch stands.
         if not np.isfinite(value) or value > self.best:
             self.best, self.best_epoch = max(value, self.best) if np.isfinite(value) else self.best, epoch
-            self.save()
+            self.save(engine.run_dir / MODEL)
 
-    def save(self) -> None:
+    def save(self, path: Path) -> None:
         """Write the network as it is."""
         state = {key: value.cpu() for key, value in self.network.state_dict().items()}
         save_tensors(
-            self.path,
+            path,
             {
                 "format": FORMAT,
                 "task": self.task.name,
                 "contract": self.task.contract.as_dict(),
-                "patients": self.patients,
+                "patients": sorted(self.patients),
                 "epoch": self.best_epoch,
                 "validation_auc": self.best,
                 "network": state,
