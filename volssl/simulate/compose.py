@@ -65,14 +65,15 @@ def draw_tissue(rng: np.random.Generator, patient: Patient) -> Tissue:
 
 
 def vessels(rng: np.random.Generator, skull: Fields, brain: Fields, y: Field, z: Field) -> Fields:
-    """The dural sinuses on the lattice: `sinus`, mm inside the sagittal and transverse sinuses."""
+    """The dural sinuses on the lattice: `sinus`, mm inside the sagittal, straight and transverse sinuses."""
     inner, tent = skull["inner"], brain["tent"]
     wide = float(rng.uniform(0.8, 1.65))
     sagittal = np.minimum(
         0.65 * (7.5 * wide - inner) - np.abs(brain["middle"]), np.maximum(z - 15, np.minimum(z + 18, -55 - y))
     )
     transverse = np.minimum(3.8 * wide - np.abs(tent), np.minimum(6.0 * wide - inner, -38 - y))
-    return {"sinus": np.clip(np.maximum(sagittal, transverse), -12, 12)}
+    straight = np.minimum(2.8 * wide - np.sqrt(brain["middle"] ** 2 + tent**2), -36 - y)
+    return {"sinus": np.clip(np.maximum.reduce((sagittal, transverse, straight)), -12, 12)}
 
 
 def sample(

@@ -26,10 +26,10 @@ def write_series(folder: Path, head: Head, *, study: str, patient: str, entropy:
     folder.mkdir(parents=True, exist_ok=True)
     stored = (head.hu.astype(np.int32) - INTERCEPT_HU).astype(np.uint16)
     pixels = stored[::-1, ::-1].transpose(2, 1, 0)  # (R, A, S) -> (S, rows to posterior, columns to left)
-    common = _common(head, study, patient, entropy)
+    header = _series_header(head, study, patient, entropy)
     for index, plane in enumerate(pixels):
         dataset = Dataset()
-        dataset.update(common)
+        dataset.update(header)
         dataset.SOPInstanceUID = generate_uid(entropy_srcs=[entropy, "instance", str(index)])
         dataset.InstanceNumber = index + 1
         dataset.ImagePositionPatient = [_decimal(v) for v in _first_pixel_lps(head, index)]
@@ -51,7 +51,7 @@ def _decimal(value: float) -> str:
     return f"{value:.6f}"[:16]
 
 
-def _common(head: Head, study: str, patient: str, entropy: str) -> Dataset:
+def _series_header(head: Head, study: str, patient: str, entropy: str) -> Dataset:
     """All that the slices of a series share."""
     d = Dataset()
     d.SpecificCharacterSet = "ISO_IR 192"

@@ -18,6 +18,7 @@ from volssl.simulate.scanner import hardening, noise, reconstruct, table
 from volssl.simulate.skull import skull_fields
 
 FIELD_OF_VIEW_MM = (212.0, 248.0)
+DRIFT_HU = 2.5  # deviation of a scanner's calibration
 SUBSLICE_MM = 3.3  # slices thicker than this are averaged from thinner ones
 
 
@@ -92,7 +93,8 @@ def simulate_head(
     patient = draw_patient(_stream(patient_seed, f"patient {site}"), site)
     protocol = _stream(seed, f"scanner {site}")
     scanner = draw_scanner(protocol, site)
-    thickness = float(protocol.choice(scanner.slices_mm)) if slice_mm is None else slice_mm
+    usual_mm = float(protocol.choice(scanner.slices_mm))  # drawn in any case: what is drawn next must not depend on it
+    thickness = usual_mm if slice_mm is None else slice_mm
     present = _stream(seed, "label").random() < PREVALENCE[site] if hemorrhage is None else hemorrhage
     types = draw_types(_stream(seed, "types")) if present else ()
     anatomy, rotation, shift = _anatomy(seed, patient_seed, patient, scanner, types)
@@ -102,9 +104,8 @@ def simulate_head(
     back = float(shift[1]) - patient.posterior_mm - patient.skull_mm - patient.scalp_mm
     clean = np.maximum(clean, -1000 + table(protocol, grid.r_mm, grid.a_mm, back)[None])
     image = reconstruct(clean, scanner, spacing_mm)
-    image += noise(_stream(seed, "noise"), image.shape, scanner, spacing_mm, thickness) * np.exp(
-        protocol.normal(0, 0.2)
-    ) + protocol.normal(0, 2.5)
+    dose, drift_hu = np.exp(protocol.normal(0, 0.2)), protocol.normal(0, DRIFT_HU)
+    image += noise(_stream(seed, "noise"), image.shape, scanner, spacing_mm, thickness) * dose + drift_hu
     hu = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
     return Head(
         hu=np.ascontiguousarray(hu.transpose(2, 1, 0)),

@@ -12,10 +12,10 @@ TYPES = ("subarachnoid", "subdural", "epidural", "intraventricular", "intraparen
 CODES = {kind: code for code, kind in enumerate(TYPES, start=1)}
 FREQUENCY = (0.24, 0.20, 0.13, 0.19, 0.24)  # of the first type of a positive study, in the order of TYPES
 COUNT_CHANCE = (0.62, 0.27, 0.11)  # one, two or three types at once
-FAINT_CHANCE = 0.2
+FAINT_CHANCE = 0.28
 FAINT_HU, PLAIN_HU = (50.0, 58.0), (58.0, 80.0)
 THICKNESS_MM = {"subdural": (4.0, 9.5), "epidural": (7.0, 15.0)}
-RADIUS_MM = {"subarachnoid": (26.0, 48.0), "intraventricular": (11.0, 28.0), "intraparenchymal": (9.0, 20.0)}
+RADIUS_MM = {"subarachnoid": (26.0, 48.0), "intraventricular": (11.0, 28.0), "intraparenchymal": (8.5, 19.0)}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def draw_spots(rng: np.random.Generator, patient: Patient, rotation: np.ndarray,
                     (22 * side * wide, -41, 9),
                     int(rng.integers(1, 4)),
                     1.8,
-                    rng.uniform(1.5, 3.4),
+                    rng.uniform(1.5, 4.2),
                     rng.uniform(40, 260),
                 )
     if rng.random() < 0.75:
@@ -74,7 +74,7 @@ def draw_spots(rng: np.random.Generator, patient: Patient, rotation: np.ndarray,
         edge = np.abs(place / np.linalg.norm(place)) * (np.array(patient.vault_mm) - 11)
         center = (edge[0] * side, edge[1] * rng.choice((-1.0, 1.0)), edge[2])
         cluster(center, 3, 2.5, rng.uniform(5, 9), rng.uniform(8, 22))
-    if rng.random() < 0.1:  # Fahr's disease
+    if rng.random() < 0.13:  # Fahr's disease
         for side in (-1, 1):
             cluster((23 * side, 3, 3), 5, 4.0, rng.uniform(2.5, 4.5), rng.uniform(15, 60))
     return [_placed(rotation @ center + shift_mm, radius, hu) for center, radius, hu in spots]
