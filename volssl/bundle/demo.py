@@ -30,7 +30,7 @@ PRETRAINING = (
     f"crop_size={GRID}",
     "small_crop_size=[24, 28, 10]",
     "batch_size=16",
-    "workers=0",
+    "workers=1",
     "method::queue_start_epoch=8",
 )
 PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 15, 40
