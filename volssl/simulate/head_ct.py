@@ -139,9 +139,7 @@ def _anatomy(
     skull = skull_fields(_stream(patient_seed, "skull"), patient, x, y, z)
     rng = _stream(seed, "lesions")
     masses = [
-        draw_mass(rng, kind, x, y, z, skull["inner"])
-        for kind in types
-        if kind in ("subdural", "epidural", "intraparenchymal")
+        draw_mass(rng, kind, x, y, z, skull) for kind in types if kind in ("subdural", "epidural", "intraparenchymal")
     ]
     within = skull["inner"]
     for lesion in masses:

@@ -44,15 +44,16 @@ def draw_types(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(kind for number, kind in enumerate(TYPES) if number in drawn)
 
 
-def draw_mass(rng: np.random.Generator, kind: str, x: Field, y: Field, z: Field, inner: Field) -> Lesion:
+def draw_mass(rng: np.random.Generator, kind: str, x: Field, y: Field, z: Field, skull: Fields) -> Lesion:
     """A subdural, epidural or intraparenchymal hemorrhage: those that push the brain aside."""
     if kind == "intraparenchymal":
-        return _intraparenchymal(rng, x, y, z, inner)
-    near = np.flatnonzero((np.abs(inner) < 3) & (z > -2) & (z < 58) & (np.abs(x) > 28))
+        return _intraparenchymal(rng, x, y, z, skull["inner"])
+    vault = skull["vault"]  # not the floor, along which it would creep
+    near = np.flatnonzero((np.abs(vault) < 3) & (skull["base"] > 12) & (z > -2) & (z < 58) & (np.abs(x) > 28))
     spot = int(rng.choice(near))
     center = np.array([x.flat[spot], y.flat[spot], z.flat[spot]])
     thickness = (_crescent if kind == "subdural" else _lens)(rng, x, y, z, center)
-    depth = thickness - inner
+    depth = thickness - vault
     if kind == "subdural":  # it does not cross the falx
         depth = np.minimum(depth, np.sign(center[0]).astype(np.float32) * x - 1.5)
     return Lesion(kind, np.maximum(depth, -20.0).astype(np.float32), _clot_hu(rng))
