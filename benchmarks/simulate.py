@@ -1,6 +1,6 @@
 """Time to simulate a head, and how far five simple rules and the paper's network get on the default cohort.
 
-    python benchmarks/simulate.py      # about 13 minutes on two cores
+    python benchmarks/simulate.py      # about 7 minutes on two quiet cores
 
 The cohort is meant to be hard for a threshold and learnable by a network: the best rule must stay under an AUC of .75,
 the network trained from scratch on 800 volumes must reach .85 on 1,000 fresh ones, and clearly less on 80.
