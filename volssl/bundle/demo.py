@@ -33,7 +33,7 @@ PRETRAINING = (
     "workers=1",
     "method::queue_start_epoch=8",
 )
-PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 15, 40
+PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 15, 32
 SCRATCH, PRETRAINED = "from scratch", "pretrained with SwAV"
 
 
@@ -55,7 +55,7 @@ def run_demo(out: Path, *, n: int = 400, seed: int = 0) -> Path:
         raise UserError(f"{out}: is not empty; name another folder with --out, or remove this one")
     cohort, store, labels = out / "cohort", out / "store", out / "cohort" / "labels.csv"
     with timed("1 simulate a cohort of head CTs"):
-        simulate_cohort(cohort, n, seed=seed, spacing_mm=3.0, slice_mm=6.0)
+        simulate_cohort(cohort, n, seed=seed, spacing_mm=3.0, slice_mm=6.5)
     with timed("2 prepare the store"):
         say(str(prepare([cohort], store)))
     swav = out / "runs" / "swav"
@@ -93,13 +93,12 @@ def compare(runs: dict[str, Path], out: Path) -> Path:
         other = reference["p_hemorrhage"].to_numpy()
         difference = None if name == SCRATCH else paired_difference(roc_auc, truth, scores, other, patients)
         rows.append(ComparisonRow(name, results, difference))
-    shown = Table(title="Hemorrhage on simulated head CTs, test patients, 95 % intervals", box=box.SIMPLE)
-    for column in ("", *rows[0].results, "AUC − scratch"):
+    title = f"Hemorrhage on {len(truth)} simulated head CTs of {len(set(patients))} test patients; 95 % intervals"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE)
+    for column in ("", "AUC", "difference to scratch"):
         shown.add_column(column, no_wrap=True)
     for row in rows:
-        shown.add_row(
-            row.name, *(cell(r) for r in row.results.values()), cell(row.difference) if row.difference else ""
-        )
+        shown.add_row(row.name, cell(row.results["AUC"]), cell(row.difference) if row.difference else "")
     console.print(shown)
     return write_comparison(
         rows,
