@@ -33,7 +33,7 @@ PRETRAINING = (
     "workers=1",
     "method::queue_start_epoch=8",
 )
-PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 15, 32
+PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 15, 40
 SCRATCH, PRETRAINED = "from scratch", "pretrained with SwAV"
 
 
@@ -55,7 +55,7 @@ def run_demo(out: Path, *, n: int = 400, seed: int = 0) -> Path:
         raise UserError(f"{out}: is not empty; name another folder with --out, or remove this one")
     cohort, store, labels = out / "cohort", out / "store", out / "cohort" / "labels.csv"
     with timed("1 simulate a cohort of head CTs"):
-        simulate_cohort(cohort, n, seed=seed, spacing_mm=3.0, slice_mm=6.5)
+        simulate_cohort(cohort, n, seed=seed, spacing_mm=3.0, slice_mm=6.0)
     with timed("2 prepare the store"):
         say(str(prepare([cohort], store)))
     swav = out / "runs" / "swav"
