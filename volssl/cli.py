@@ -204,6 +204,7 @@ def predict(
     result(as_json, [answer.as_dict() for answer in answers])
     wrote(*[answer.path for answer in answers], out / "answers.csv")
     say(NOTICE)
+    then(f"open {out / 'answers.csv'}, or volssl evaluate RUN --store STORE --labels CSV --out DIR on labelled scans")
 
 
 @app.command(epilog="Example: volssl demo --out demo")

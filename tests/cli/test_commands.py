@@ -114,7 +114,8 @@ def test_pretrain_finetune_evaluate_export_and_predict(
     assert answer.code == 0
     (told,) = strict_json(answer.out)  # type: ignore[misc]
     assert told["volume"]["hemorrhage"] == pytest.approx(row["p_hemorrhage"], abs=1e-4)
-    assert answer.lines[-1] == cli.NOTICE
+    assert answer.lines[-2] == cli.NOTICE
+    assert ends_with(answer, f"open {tmp_path / 'answer' / 'answers.csv'}")
 
 
 def source_of(store: Path, volume_id: str) -> Path:
