@@ -316,3 +316,14 @@ def test_the_chain_behind_a_refusal_ends(tmp_path: Path) -> None:
         chain.append(error)
         error = error.__cause__ or error.__context__
     assert len(chain) > 1
+
+
+def test_pretraining_goes_on_from_an_earlier_encoder_and_keeps_its_patients(
+    store: Path, swav: Path, tmp_path: Path
+) -> None:
+    earlier = tampered(swav, tmp_path / "earlier", "encoder.pt", patients=["f" * 24])
+    pretrain("swav", store=store, out=tmp_path / "run", encoder=earlier, words=[*PRETRAINING, "learning_rate=0.0"])
+    before, after = (load_tensors(run / "encoder.pt") for run in (earlier, tmp_path / "run"))
+    # without a learning rate the weights are those of the earlier run
+    assert torch.equal(before["state_dict"]["stem.0.weight"], after["state_dict"]["stem.0.weight"])
+    assert set(after["patients"]) == {"f" * 24} | set(load_tensors(swav / "encoder.pt")["patients"])
