@@ -64,7 +64,7 @@ def guess_modality(array: np.ndarray, limits: Thresholds = THRESHOLDS) -> str:
     Raises:
         RefusedError: neither is certain: CT without air, or CT with 1024 added.
     """
-    sample = _subsample(array, 128)[0].astype(np.float32)
+    sample = subsample(array, 128)[0].astype(np.float32)
     if (sample <= limits.low_hu).mean() >= limits.low_min_share:
         return "CT"
     ask = "say --modality CT or --modality MR"
@@ -84,9 +84,8 @@ def foreground(array: np.ndarray, modality: str, limits: Thresholds = THRESHOLDS
     Args:
         array: (R, A, S), HU for CT.
     """
-    sample, step = _subsample(array, 96)
-    level = limits.body_hu if modality == "CT" else float(threshold_otsu(sample)) / 2
-    labels, count = ndimage.label(sample > level)
+    sample, step = subsample(array, 96)
+    labels, count = ndimage.label(sample > air_level(sample, modality, limits))
     if count == 0:
         return _whole(array.shape)
     sizes = np.bincount(labels.ravel())
@@ -97,6 +96,17 @@ def foreground(array: np.ndarray, modality: str, limits: Thresholds = THRESHOLDS
     ):
         box.append((max(0, (found.start - 1) * stride + 1), min(n, found.stop * stride)))
     return box[0], box[1], box[2]
+
+
+def air_level(sample: np.ndarray, modality: str, limits: Thresholds = THRESHOLDS) -> float:
+    """The value up to which voxels are air: in HU for CT, half of Otsu's threshold for MR."""
+    return limits.body_hu if modality == "CT" else float(threshold_otsu(sample)) / 2
+
+
+def subsample(array: np.ndarray, at_most: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Every n-th voxel, so that no axis keeps more than `at_most`; and the steps."""
+    step = tuple(-(-n // at_most) for n in array.shape)
+    return array[tuple(slice(None, None, n) for n in step)], step
 
 
 def _check_grid(volume: Volume, limits: Thresholds) -> None:
@@ -129,7 +139,7 @@ def _finite(volume: Volume) -> Volume:
 
 def _as_ct(volume: Volume, low: float, high: float, limits: Thresholds) -> Volume:
     array = volume.array
-    if (_subsample(array, 128)[0] > limits.body_hu).mean() < limits.body_min_share:
+    if (subsample(array, 128)[0] > limits.body_hu).mean() < limits.body_min_share:
         raise RefusedError("empty", f"Under {limits.body_min_share:.1%} of the voxels are above {limits.body_hu:g} HU.")
     notes = []
     if low < limits.hu_min or high > limits.hu_max:
@@ -144,12 +154,6 @@ def _as_ct(volume: Volume, low: float, high: float, limits: Thresholds) -> Volum
 
 def _as_mr(volume: Volume) -> Volume:
     return replace(volume, array=np.ascontiguousarray(volume.array, dtype=np.float32))
-
-
-def _subsample(array: np.ndarray, at_most: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Every n-th voxel, so that no axis keeps more than `at_most`; and the steps."""
-    step = tuple(-(-n // at_most) for n in array.shape)
-    return array[tuple(slice(None, None, n) for n in step)], step
 
 
 def _whole(shape: tuple[int, ...]) -> Box:

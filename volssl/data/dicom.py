@@ -45,6 +45,11 @@ class Series:
         return shared
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file of it, copies of slices included."""
+        return tuple(one.found.path for one in self.slices)
+
+    @property
     def identity(self) -> str:
         """What stays the same when the files move: series UID and geometry; without a UID, the slices themselves."""
         first = self.slices[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from volssl.data.checks import foreground
+from volssl.data.checks import air_level, foreground, subsample
 from volssl.data.keys import keyed_hash, study_alias
 from volssl.data.volume import Volume
 
@@ -26,6 +26,8 @@ SCHEMA = pa.schema(
         ("aliases", pa.list_(pa.string())),
         ("modality", pa.string()),
         ("split", pa.string()),
+        ("fold", pa.int32()),
+        ("group", pa.string()),
         ("shape", pa.list_(pa.int32())),
         ("spacing_mm", pa.list_(pa.float64())),
         ("affine", pa.list_(pa.float64())),
@@ -34,28 +36,37 @@ SCHEMA = pa.schema(
         ("slice_step_z_mm", pa.float64()),
         ("sop", pa.list_(pa.string())),
         ("dtype", pa.string()),
+        ("air_share", pa.float64()),
+        ("intensity_mean", pa.float64()),
+        ("intensity_std", pa.float64()),
+        ("intensity_low", pa.float64()),
+        ("intensity_high", pa.float64()),
+        ("perceptual_hash", pa.string()),
         ("sex", pa.string()),
         ("age_years", pa.int32()),
         ("age_band", pa.string()),
         ("scanner", pa.string()),
         ("site", pa.string()),
         ("source_format", pa.string()),
+        ("files", pa.int32()),
         ("notes", pa.list_(pa.string())),
         ("checksum", pa.string()),
         ("source", pa.string()),
         ("stamp", pa.string()),
     ]
 )
+SAMPLED = 96  # voxels along an axis, at most, that the intensity figures look at
 PATIENT_UNKNOWN = "patient unknown: the study stands for it"
 
 
-def row_of(volume: Volume, key: bytes, *, source: str, stamp: str) -> Row:
-    """Describe a checked volume; split and age band are settled later, by patient.
+def row_of(volume: Volume, key: bytes, *, source: str, stamp: str, files: int) -> Row:
+    """Describe a checked volume; split, fold, group and age band are settled later, in sight of the others.
 
     The id comes from the series' identity, or where the source has none, from the voxels and their place: it stays the
     same when the files move.
     """
-    origin = volume.origin
+    origin, modality = volume.origin, volume.modality or ""
+    box = foreground(volume.array, modality)
     checksum = array_checksum(volume.array)
     place = " ".join(f"{value:.4f}" for value in volume.affine.ravel()).replace("-0.0000", "0.0000")
     volume_id = keyed_hash(key, "volume", origin.identity or f"{checksum} {place}")
@@ -68,24 +79,51 @@ def row_of(volume: Volume, key: bytes, *, source: str, stamp: str) -> Row:
         "aliases": sorted({study_alias(key, name) for name in origin.names}),
         "modality": volume.modality,
         "split": None,
+        "fold": None,
+        "group": None,
         "shape": list(volume.array.shape),
         "spacing_mm": [round(mm, 6) for mm in volume.spacing_mm],
         "affine": volume.affine.ravel().tolist(),
-        "foreground": [edge for pair in foreground(volume.array, volume.modality or "") for edge in pair],
+        "foreground": [edge for pair in box for edge in pair],
         "first_slice_z_mm": volume.first_slice_z_mm,
         "slice_step_z_mm": volume.slice_step_z_mm,
         "sop": [keyed_hash(key, "sop", sop) for sop in origin.sops],
         "dtype": str(volume.array.dtype),
+        **intensities(volume.array, box, modality),
+        "perceptual_hash": None,
         "sex": origin.sex,
         "age_years": origin.age_years,
         "age_band": None,
         "scanner": origin.scanner,
         "site": None,
         "source_format": origin.source_format,
+        "files": files,
         "notes": notes,
         "checksum": checksum,
         "source": source,
         "stamp": stamp,
+    }
+
+
+def intensities(array: np.ndarray, box: Box, modality: str) -> dict[str, float]:
+    """Share of air in the volume, and the figures by which a method may normalise: of every n-th voxel in the box.
+
+    Args:
+        array: (R, A, S), HU for CT.
+        box: the foreground.
+
+    Returns:
+        `air_share`; `intensity_mean` and `_std`; `intensity_low` and `_high`, the percentiles .5 and 99.5.
+    """
+    sample, _ = subsample(array, SAMPLED)
+    inside, _ = subsample(array[tuple(slice(*edges) for edges in box)], SAMPLED)
+    low, high = np.percentile(inside, (0.5, 99.5))
+    return {
+        "air_share": float((sample <= air_level(sample, modality)).mean()),
+        "intensity_mean": float(inside.mean(dtype=np.float64)),
+        "intensity_std": float(inside.std(dtype=np.float64)),
+        "intensity_low": float(low),
+        "intensity_high": float(high),
     }
 
 

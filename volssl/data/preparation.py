@@ -36,6 +36,8 @@ class Source(Protocol):
     @property
     def path(self) -> Path: ...
     @property
+    def files(self) -> tuple[Path, ...]: ...
+    @property
     def source(self) -> str: ...
     @property
     def stamp(self) -> str: ...
@@ -104,7 +106,7 @@ class Writer:
             volume = _checked(source, self.modality)
         except RefusedError as refusal:
             return Rejection(name, refusal.reason, refusal.sentence, stamp)
-        row = row_of(volume, self.key, source=name, stamp=stamp)
+        row = row_of(volume, self.key, source=name, stamp=stamp, files=len(source.files))
         told_by_voxels = not volume.origin.identity
         if not (told_by_voxels and volume_path(self.store, row["id"]).exists()):
             write_volume(self.store, row["id"], volume.array)
@@ -241,6 +243,8 @@ def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: Pre
     if table is not None and rows:
         join_patients(rows, table, key)
     settle_splits(rows, key)
+    for row in rows:
+        row["group"] = row["group"] or row["id"]
     record = {
         "format": FORMAT,
         "thresholds": asdict(checks.THRESHOLDS),

@@ -28,6 +28,11 @@ class VolumeFile:
         return self.found.path
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file it is made of."""
+        return (self.found.path,)
+
+    @property
     def source(self) -> str:
         """What names this source among all others; private."""
         return str(self.found.path)
