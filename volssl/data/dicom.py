@@ -50,6 +50,21 @@ class Series:
         return tuple(one.found.path for one in self.slices)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file it is made of, copies included."""
+        return tuple(sorted({one.found.path for one in self.slices}))
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels by the headers."""
+        return sum(one.rows * one.columns for one in self.slices)
+
+    @property
+    def stored_bytes_per_voxel(self) -> int:
+        """Bytes that a voxel takes in the store."""
+        return 2 if self.slices[0].modality == "CT" else 4
+
+    @property
     def identity(self) -> str:
         """What stays the same when the files move: series UID and geometry; without a UID, the slices themselves."""
         first = self.slices[0]

@@ -51,9 +51,9 @@ _TAGS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
-    """One DICOM file that holds pixels; texts are empty and numbers None where the tag is missing.
+    """One slice: a DICOM file, or one frame of it; texts are empty and numbers None where the tag is missing.
 
     Attributes:
         row_spacing_mm, column_spacing_mm: distance between rows, and between columns.
@@ -91,16 +91,17 @@ class Header:
     sex: str | None
     age_years: int | None
     scanner: str | None
+    frame: int | None = None
 
 
-def read_headers(found: Sequence[Found]) -> list[Header | RefusedError]:
-    """Read each file's header; a file that cannot be one slice of a volume gives its refusal instead."""
-    return [_header_or_refusal(one) for one in found]
+def read_headers(found: Sequence[Found]) -> list[tuple[Header, ...] | RefusedError]:
+    """Read each file's slices, one for each frame; a file without one gives its refusal instead."""
+    return [_headers_or_refusal(one) for one in found]
 
 
-def _header_or_refusal(found: Found) -> Header | RefusedError:
+def _headers_or_refusal(found: Found) -> tuple[Header, ...] | RefusedError:
     try:
-        return read_header(found)
+        return (read_header(found),)
     except RefusedError as refusal:
         return refusal
 
