@@ -14,11 +14,15 @@ from tests.data.sources import block, write_nifti
 from volssl.data import checks
 from volssl.data.discovery import Found
 from volssl.data.volume import RefusedError, Volume
-from volssl.data.volumes import VolumeFile
+from volssl.data.volumes import read_volume_headers
 
 
 def read(path: Path, kind: str = "nifti") -> Volume:
-    return VolumeFile(Found(path, path.parent, kind)).read()
+    (outcome,) = read_volume_headers([Found(path, path.parent, kind)])
+    if isinstance(outcome, RefusedError):
+        raise outcome
+    (file,) = outcome
+    return file.read()
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "SLA", "ARI"])
@@ -65,7 +69,7 @@ def test_itk_formats_read_as_nifti_does(tmp_path: Path, suffix: str, kind: str) 
 @pytest.mark.parametrize(
     ("reason", "array"),
     [
-        ("dimensions", np.zeros((8, 8, 8, 2), np.int16)),
+        ("dimensions", np.zeros((8, 8, 8, 2, 3), np.int16)),
         ("dimensions", np.zeros((8, 8), np.int16)),
         ("colour", np.zeros((8, 8, 8), np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")]))),
     ],

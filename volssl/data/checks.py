@@ -1,7 +1,8 @@
-"""What a volume must be to enter the store: thresholds in one place, the modality told from values, the foreground."""
+"""What a volume must be to enter the store: thresholds in one place, the form it is stored in, the foreground."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -9,26 +10,38 @@ import numpy as np
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
+from volssl.data.modality import not_in_hu, settle_modality
+from volssl.data.oblique import oblique_degrees, shear_degrees, straightened
 from volssl.data.volume import RefusedError, Volume
 
 if TYPE_CHECKING:
     from volssl.views.base import Box
 
 AIR_HU = -1024
+OBLIQUE = ("keep", "resample")
+ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The limits of `check`, kept in `store.json` as well."""
+    """What decides whether a source becomes a volume; `store.json` keeps them."""
 
     slices_min: int = 5
+    voxels_max: int = 1 << 30  # 1024 cubed
+    parts_max: int = 16  # volumes in a file; what holds more is a series of times
     extent_min_mm: float = 20.0
     voxel_min_mm: float = 0.05
     voxel_max_mm: float = 15.0
+    straight_degrees: float = 0.1  # a grid that is less oblique, or less sheared, counts as straight
+    air_max_share: float = 0.999
     body_hu: float = -500.0  # what is denser is body, what is thinner is air
-    body_min_share: float = 0.001
+    padding_hu: float = -1500.0  # what is lower is what a scanner fills its corners with, not air
     low_hu: float = -200.0  # no tissue but lung is below it: CT with air reaches it, MR never does
     low_min_share: float = 0.001
+    hu_range_min: float = 50.0  # from the lowest to the highest value of a CT
+    tissue_min_hu: float = -300.0  # the median of tissue in a CT that shows no air
+    tissue_max_hu: float = 400.0
+    picture_tissue: float = 60.0  # above it, tissue between 0 and 255 is grey on a screen
     hu_min: float = -32768.0
     hu_max: float = 32767.0
 
@@ -36,71 +49,53 @@ class Thresholds:
 THRESHOLDS = Thresholds()
 
 
-def check(volume: Volume, modality: str | None = None, limits: Thresholds = THRESHOLDS) -> Volume:
+def check(
+    volume: Volume, modality: str | None = None, limits: Thresholds = THRESHOLDS, *, oblique: str = "keep"
+) -> Volume:
     """Return the volume as it is stored: int16 HU for CT, float32 for MR, its modality known.
 
     Args:
         modality: what the user says files are that do not say it themselves.
+        oblique: `keep` leaves the voxels of an oblique grid where they are; `resample` brings them to a grid that is
+            straight in RAS. A sheared grid, which no image format holds, is always resampled.
 
     Raises:
         RefusedError: a threshold is missed; the sentence says which and by how much.
     """
+    if oblique not in OBLIQUE:
+        raise ValueError(f"oblique is {' or '.join(OBLIQUE)}, not {oblique!r}")
     _check_grid(volume, limits)
     volume = _finite(volume)
-    low, high = float(volume.array.min()), float(volume.array.max())
-    if low == high:
-        raise RefusedError("constant", f"Every voxel has the value {low:g}.")
+    low, high = _check_values(volume.array)
     if volume.modality is None:
-        guess = modality or guess_modality(volume.array, limits)
-        volume = replace(volume, modality=guess)
-        if modality is None:
-            volume = volume.noting(f"the modality {guess} was told from the values")
-    return _as_ct(volume, low, high, limits) if volume.modality == "CT" else _as_mr(volume)
+        kind, note = settle_modality(volume, modality, subsample(volume.array, 128)[0], limits)
+        volume = replace(volume, modality=kind).noting(*[note] if note else [])
+    volume = _straight(volume, low, oblique, limits)
+    return _as_ct(volume, low, high, limits) if volume.modality == "CT" else _as_mr(volume, low, limits)
 
 
-def guess_modality(array: np.ndarray, limits: Thresholds = THRESHOLDS) -> str:
-    """Tell CT in HU, which has air far below zero, from MR, which has no value below zero.
-
-    Raises:
-        RefusedError: neither is certain: CT without air, or CT with 1024 added.
-    """
-    sample = subsample(array, 128)[0].astype(np.float32)
-    if (sample <= limits.low_hu).mean() >= limits.low_min_share:
-        return "CT"
-    ask = "say --modality CT or --modality MR"
-    if sample.min() < 0:
-        sentence = f"Values from {sample.min():g} to {sample.max():g} fit neither CT with air nor MR: {ask}."
-        raise RefusedError("modality_unknown", sentence)
-    body = sample[sample > 200]
-    if body.size > 0.02 * sample.size and ((body > 850) & (body < 1200)).mean() > 0.6:
-        sentence = f"The values look like CT with 1024 added to the HU: subtract it, or {ask}."
-        raise RefusedError("modality_unknown", sentence)
-    return "MR"
-
-
-def foreground(array: np.ndarray, modality: str, limits: Thresholds = THRESHOLDS) -> Box:
+def foreground(array: np.ndarray, modality: str) -> Box:
     """The box of the largest thing that is not air, found on every n-th voxel and widened by n.
 
     Args:
         array: (R, A, S), HU for CT.
     """
     sample, step = subsample(array, 96)
-    labels, count = ndimage.label(sample > air_level(sample, modality, limits))
+    labels, count = ndimage.label(sample > air_level(sample, modality))
     if count == 0:
-        return _whole(array.shape)
+        return (0, array.shape[0]), (0, array.shape[1]), (0, array.shape[2])
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
     box = []
-    for found, stride, n in zip(
-        ndimage.find_objects((labels == sizes.argmax()).astype(np.int8))[0], step, array.shape, strict=True
-    ):
-        box.append((max(0, (found.start - 1) * stride + 1), min(n, found.stop * stride)))
+    found = ndimage.find_objects(labels)[int(sizes.argmax()) - 1]
+    for edges, stride, n in zip(found, step, array.shape, strict=True):
+        box.append((max(0, (edges.start - 1) * stride + 1), min(n, edges.stop * stride)))
     return box[0], box[1], box[2]
 
 
-def air_level(sample: np.ndarray, modality: str, limits: Thresholds = THRESHOLDS) -> float:
-    """The value up to which voxels are air: in HU for CT, half of Otsu's threshold for MR."""
-    return limits.body_hu if modality == "CT" else float(threshold_otsu(sample)) / 2
+def air_level(sample: np.ndarray, modality: str) -> float:
+    """The value at and below which a voxel is air: fixed in HU, half of Otsu's threshold in MR."""
+    return THRESHOLDS.body_hu if modality == "CT" else float(threshold_otsu(sample)) / 2
 
 
 def subsample(array: np.ndarray, at_most: int) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -124,40 +119,82 @@ def _check_grid(volume: Volume, limits: Thresholds) -> None:
 
 
 def _finite(volume: Volume) -> Volume:
-    if not np.issubdtype(volume.array.dtype, np.floating):
+    array = volume.array
+    if array.dtype.kind != "f" or np.isfinite([array.min(), array.max()]).all():
         return volume
-    bad = ~np.isfinite(volume.array)
-    if not bad.any():
-        return volume
+    bad = ~np.isfinite(array)
     if bad.all():
         raise RefusedError("not_finite", "No voxel has a finite value.")
-    lowest = volume.array[~bad].min()
-    return replace(volume, array=np.where(bad, lowest, volume.array)).noting(
+    lowest = array.min(where=~bad, initial=np.inf)
+    array = array.copy()
+    array[bad] = lowest
+    return replace(volume, array=array).noting(
         f"{int(bad.sum())} voxels that were not finite took the lowest value, {lowest:g}"
     )
 
 
+def _check_values(array: np.ndarray) -> tuple[float, float]:
+    """The lowest and the highest value, where there are others between them."""
+    low, high = array.min(), array.max()
+    if low == high:
+        raise RefusedError("constant", f"Every voxel has the value {low:g}.")
+    for part in (subsample(array, 16)[0], *_rows(array)):
+        if ((part != low) & (part != high)).any():
+            return float(low), float(high)
+    raise RefusedError("mask", f"Every voxel is {low:g} or {high:g}: that is a mask, not a scan.")
+
+
+def _straight(volume: Volume, low: float, oblique: str, limits: Thresholds) -> Volume:
+    """The volume on a grid that an image format can hold, and the user wants."""
+    shear, turn = shear_degrees(volume.affine), oblique_degrees(volume.affine)
+    if shear > limits.straight_degrees:
+        note = f"a grid sheared by {shear:.1f} degrees was resampled to a straight one"
+    elif turn > limits.straight_degrees and oblique == "resample":
+        note = f"a grid oblique by {turn:.1f} degrees was resampled to a straight one"
+    else:
+        return volume
+    outside = float(AIR_HU) if volume.modality == "CT" else low
+    return straightened(volume, outside=outside, voxels_max=limits.voxels_max).noting(note)
+
+
 def _as_ct(volume: Volume, low: float, high: float, limits: Thresholds) -> Volume:
-    array = volume.array
-    if (subsample(array, 128)[0] > limits.body_hu).mean() < limits.body_min_share:
-        raise RefusedError("empty", f"Under {limits.body_min_share:.1%} of the voxels are above {limits.body_hu:g} HU.")
-    notes = []
-    if low < limits.hu_min or high > limits.hu_max:
-        array = np.clip(array, limits.hu_min, limits.hu_max)
-        notes.append(f"values from {low:g} to {high:g} HU were clipped to {limits.hu_min:g} to {limits.hu_max:g}")
+    array, notes = volume.array, []
+    sample = subsample(array, 128)[0]
+    air = float((sample <= limits.body_hu).mean())
+    if air > limits.air_max_share:
+        raise RefusedError("empty", f"Over {limits.air_max_share:.1%} of the voxels are under {limits.body_hu:g} HU.")
+    if high - low < limits.hu_range_min:
+        sentence = f"Values from {low:g} to {high:g} span less than {limits.hu_range_min:g} HU: they are not in HU."
+        raise RefusedError("intensity_range", sentence)
+    if why := not_in_hu(sample.astype(np.float32), limits):
+        raise RefusedError("not_hu", why)
     if low > limits.body_hu:
         notes.append(f"no air: the lowest value is {low:g} HU")
-    if array.dtype != np.int16:
-        array = np.rint(array).astype(np.int16)
-    return replace(volume, array=np.ascontiguousarray(array)).noting(*notes)
+    if low < limits.hu_min or high > limits.hu_max:
+        notes.append(f"values from {low:g} to {high:g} HU were clipped to {limits.hu_min:g} to {limits.hu_max:g}")
+    return replace(volume, array=_as_int16(array, limits)).noting(*notes)
 
 
-def _as_mr(volume: Volume) -> Volume:
+def _as_int16(array: np.ndarray, limits: Thresholds) -> np.ndarray:
+    """Rounded and clipped, a few rows at a time, so that no second wide copy is made."""
+    if array.dtype == np.int16:
+        return np.ascontiguousarray(array)
+    whole = np.empty(array.shape, np.int16)
+    for rows, out in zip(_rows(array), _rows(whole), strict=True):
+        out[...] = np.clip(np.rint(rows) if array.dtype.kind == "f" else rows, limits.hu_min, limits.hu_max)
+    return whole
+
+
+def _as_mr(volume: Volume, low: float, limits: Thresholds) -> Volume:
+    if (subsample(volume.array, 128)[0] == low).mean() > limits.air_max_share:
+        sentence = f"Over {limits.air_max_share:.1%} of the voxels have the lowest value, {low:g}."
+        raise RefusedError("empty", sentence)
     return replace(volume, array=np.ascontiguousarray(volume.array, dtype=np.float32))
 
 
-def _whole(shape: tuple[int, ...]) -> Box:
-    return (0, shape[0]), (0, shape[1]), (0, shape[2])
+def _rows(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of a few rows each."""
+    return (array[start : start + ROWS_AT_ONCE] for start in range(0, len(array), ROWS_AT_ONCE))
 
 
 def _times(values: tuple[float, ...] | list[float]) -> str:

@@ -13,7 +13,7 @@ from volssl.errors import UserError
 
 KEY_FILE = "private.key"  # in the store
 SOURCE_KEY_FILE = "volssl.key"  # in the root of a source folder; the simulator writes one
-VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".dicom", ".ima")
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".hdr.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".dicom", ".ima")
 
 
 def keyed_hash(key: bytes, kind: str, text: str) -> str:

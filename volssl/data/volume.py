@@ -29,6 +29,8 @@ class Origin:
         study, series: their UIDs; empty where unknown.
         sops: SOPInstanceUIDs from inferior to superior, where the slices are axial; else empty.
         age_years: whole years, capped at 90.
+        sidecar_modality: what a JSON file beside the volume says; empty where there is none.
+        name_modality: `CT` or `MR` where the file's or a folder's name holds a token that says so; else empty.
     """
 
     names: tuple[str, ...]
@@ -41,6 +43,8 @@ class Origin:
     sex: str | None = None
     age_years: int | None = None
     scanner: str | None = None
+    sidecar_modality: str = ""
+    name_modality: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def oriented(
     Raises:
         RefusedError: the affine has no inverse.
     """
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    if not has_inverse(affine):
         raise RefusedError("geometry", "The affine has no inverse, so the volume has no place in space.")
     turn = nib.orientations.io_orientation(affine)
     if np.isnan(turn).any():
@@ -101,6 +105,11 @@ def oriented(
     first[slice_axis] = 0 if turn[slice_axis, 1] > 0 else array.shape[slice_axis] - 1
     z_mm, step_mm = float((affine @ first)[2]), float(ras_affine[2, 2])
     return Volume(ras, ras_affine, modality, origin, z_mm, step_mm, notes)
+
+
+def has_inverse(affine: np.ndarray) -> bool:
+    """Whether an affine gives each voxel a place of its own."""
+    return bool(np.isfinite(affine).all()) and abs(float(np.linalg.det(affine[:3, :3]))) >= 1e-9
 
 
 def slices_are_axial(affine: np.ndarray) -> bool:

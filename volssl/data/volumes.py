@@ -1,26 +1,45 @@
-"""Volume files: NIfTI through nibabel, NRRD and MetaImage through SimpleITK."""
+"""Volume files as sources of volumes: NIfTI through nibabel's headers, NRRD and MetaImage through SimpleITK."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
 
-import nibabel as nib
 import numpy as np
-import SimpleITK
 
+from volssl.data import itk_formats, nifti
 from volssl.data.discovery import Found
-from volssl.data.volume import Origin, RefusedError, Volume, oriented
+from volssl.data.itk_formats import LPS_TO_RAS, itk_affine
+from volssl.data.keys import plain_name
+from volssl.data.modality import modality_of_names, modality_of_sidecar, sidecar_of
+from volssl.data.volume import Origin, RefusedError, Volume
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+__all__ = ["LPS_TO_RAS", "VolumeFile", "itk_affine", "read_volume_headers"]
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VolumeFile:
-    """A source of one volume that is one file."""
+    """A source of one volume: a file, or one part of a file that holds several.
+
+    Attributes:
+        shape: voxels along the file's own three axes.
+        dtype: of the voxels in the file, as NumPy writes it.
+        part: which one of the file's parts, from 0; None where it holds one volume.
+        parts: how many the file holds.
+        files: what it is made of: the file itself, and the raw part of a header file.
+    """
 
     found: Found
+    shape: tuple[int, int, int]
+    dtype: str
+    part: int | None = None
+    parts: int = 1
+    files: tuple[Path, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -28,93 +47,93 @@ class VolumeFile:
         return self.found.path
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """Every file it is made of."""
-        return (self.found.path,)
-
-    @property
     def source(self) -> str:
         """What names this source among all others; private."""
-        return str(self.found.path)
+        return str(self.path) if self.part is None else f"{self.path} part {self.part + 1}"
 
     @property
     def stamp(self) -> str:
-        """Changes when the file does."""
-        try:
-            status = self.found.path.stat()
-        except OSError:  # a link to nowhere: reading it says so
-            return "absent"
-        return f"{status.st_size} {status.st_mtime_ns}"
+        """Changes when one of its files does, or the sidecar that tells its modality."""
+        return " ".join(_stamp(path) for path in (*(self.files or (self.path,)), self._sidecar))
 
     @property
     def says_modality(self) -> bool:
-        """Whether the source itself tells CT from MR."""
+        """Whether the source itself tells CT from MR; a sidecar does not bind the user, so it does not count."""
         return False
+
+    @property
+    def voxels(self) -> int:
+        """How many it has."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def stored_bytes_per_voxel(self) -> int:
+        """In the store: 2 for CT and for integers of an unknown kind, else 4."""
+        modality = modality_of_sidecar(self._sidecar) or modality_of_names(self._names)
+        if modality in ("CT", "MR"):
+            return 2 if modality == "CT" else 4
+        return 2 if np.dtype(self.dtype).kind in "iub" else 4
 
     def read(self) -> Volume:
         """Read the file to RAS.
 
         Raises:
-            RefusedError: the file is damaged, is not one 3D volume of single values, or has no place in space.
+            RefusedError: the file is damaged, or has no place in space.
         """
-        origin = Origin(names=self.found.names, source_format=self.found.format)
-        try:
-            read = _read_nifti if self.found.format == "nifti" else _read_itk
-            return read(self.found.path, origin)
-        except RefusedError:
-            raise
-        except MemoryError as error:
-            raise RefusedError("unreadable", "The header asks for more memory than there is.") from error
-        # A damaged file makes readers raise nearly anything; their texts may hold the path: only the class is told.
-        except Exception as error:
-            raise RefusedError(
-                "unreadable", f"The {self.found.format} reader failed with {type(error).__name__}."
-            ) from error
+        origin = Origin(
+            names=self.found.names,
+            source_format=self.found.format,
+            sidecar_modality=modality_of_sidecar(self._sidecar),
+            name_modality=modality_of_names(self._names),
+        )
+        volume: Volume = _guarded(self.found, lambda: _format_of(self.found).read_volume(self.path, origin, self.part))
+        return volume if self.part is None else volume.noting(f"part {self.part + 1} of {self.parts}")
+
+    @property
+    def _sidecar(self) -> Path:
+        return sidecar_of(self.path, plain_name(self.path.name))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """Below the source; what the source itself is called is no statement about each of its files."""
+        return (plain_name(self.path.name), *reversed(self.path.relative_to(self.found.root).parts[:-1]))
 
 
-def _read_nifti(path: Path, origin: Origin) -> Volume:
-    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-    image = nib.load(path)
-    shape = image.shape
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    _check_shape(shape)
-    if image.get_data_dtype().fields is not None or image.get_data_dtype().kind == "c":
-        raise RefusedError("colour", "The voxels are colours or complex numbers, not single values.")
-    array = np.asanyarray(image.dataobj).reshape(shape)
-    notes = [] if _has_orientation(image) else ["the header gives no orientation: its axes were taken as they stand"]
-    return oriented(array, np.asarray(image.affine, dtype=np.float64), modality=None, origin=origin, notes=tuple(notes))
+def read_volume_headers(found: Sequence[Found]) -> list[tuple[VolumeFile, ...] | RefusedError]:
+    """Read the headers of volume files: for each, its volumes, or why it holds none."""
+    return [_volumes_of(one) for one in found]
 
 
-def _has_orientation(image: nib.nifti1.Nifti1Image) -> bool:
-    return int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
+def _volumes_of(found: Found) -> tuple[VolumeFile, ...] | RefusedError:
+    try:
+        header = _guarded(found, lambda: _format_of(found).read_header(found.path))
+    except RefusedError as refusal:
+        return refusal
+    parts = range(header.parts) if header.parts > 1 else (None,)
+    return tuple(VolumeFile(found, header.shape, header.dtype, part, header.parts, header.files) for part in parts)
 
 
-def _read_itk(path: Path, origin: Origin) -> Volume:
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    if reader.GetNumberOfComponents() > 1:
-        raise RefusedError("colour", "The voxels are vectors or colours, not single values.")
-    size = reader.GetSize()
-    while len(size) > 3 and size[-1] == 1:
-        size = size[:-1]
-    _check_shape(size)
-    reader.SetExtractSize([*size, *[0] * (reader.GetDimension() - len(size))])
-    image = reader.Execute()
-    array = SimpleITK.GetArrayViewFromImage(image).transpose(2, 1, 0)
-    return oriented(array.copy(), itk_affine(image), modality=None, origin=origin)
+def _format_of(found: Found) -> ModuleType:
+    return nifti if found.format == "nifti" else itk_formats
 
 
-def itk_affine(image: SimpleITK.Image) -> np.ndarray:
-    """The affine of a 3D ITK image: index (i, j, k) to RAS millimetres, 4 x 4."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return LPS_TO_RAS @ affine
+def _guarded(found: Found, read: Callable[[], T]) -> T:
+    """What `read` returns; whatever else than a refusal it raises becomes one."""
+    try:
+        return read()
+    except RefusedError:
+        raise
+    except MemoryError as error:
+        raise RefusedError("unreadable", "The header asks for more memory than there is.") from error
+    # A damaged file makes readers raise nearly anything; their texts may hold the path: only the class is told.
+    except Exception as error:
+        sentence = f"The {found.format} reader failed with {type(error).__name__}."
+        raise RefusedError("unreadable", sentence) from error
 
 
-def _check_shape(shape: tuple[int, ...]) -> None:
-    if len(shape) != 3:
-        times = " x ".join(map(str, shape))
-        raise RefusedError("dimensions", f"The array is {times}: one volume has three axes.")
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, or no sidecar: reading says so
+        return "absent"
+    return f"{status.st_size} {status.st_mtime_ns}"

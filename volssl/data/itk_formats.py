@@ -1,0 +1,152 @@
+"""NRRD and MetaImage through SimpleITK, whose own header readers are not asked before the text was looked at."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+from volssl.data.declared import VolumeHeader, check_bytes, check_parts, volume_axes
+from volssl.data.volume import Origin, RefusedError, Volume, oriented
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+HEADER_MAX_BYTES = 1 << 18
+RAW_PARTS_MAX = 100_000
+SERIES_KINDS = ("list", "time")  # of an NRRD axis that counts volumes; other kinds make vectors and colours
+PATTERN = re.compile(r"(?P<pattern>\S*%0?\d{0,2}d\S*)\s+(?P<first>\d+)\s+(?P<last>\d+)(\s+(?P<step>\d+))?")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What ITK's reader says of a file, and the text of its header.
+
+    Attributes:
+        components: values a voxel, where the volumes of a file are its components.
+    """
+
+    reader: SimpleITK.ImageFileReader
+    fields: dict[str, str]
+    shape: tuple[int, int, int]
+    parts: int
+    components: int
+    dtype: np.dtype[np.generic]
+    files: tuple[Path, ...]
+
+
+def read_header(path: Path) -> VolumeHeader:
+    """What the file promises.
+
+    Raises:
+        RefusedError: it holds no volume of single values, or less than it promises.
+    """
+    layout = _layout(path)
+    return VolumeHeader(layout.shape, layout.dtype.str, layout.parts, layout.files)
+
+
+def read_volume(path: Path, origin: Origin, part: int | None) -> Volume:
+    """Read a volume to RAS.
+
+    Raises:
+        RefusedError: the file is damaged, or has no place in space.
+    """
+    layout = _layout(path)
+    reader, beyond = layout.reader, layout.reader.GetDimension() - 3
+    reader.SetExtractSize([*layout.shape, *[0] * beyond])
+    if beyond:
+        index = part or 0 if layout.components == 1 else 0
+        reader.SetExtractIndex([0, 0, 0, index, *[0] * (beyond - 1)])
+    image = reader.Execute()
+    if layout.components > 1:
+        image = SimpleITK.VectorIndexSelectionCast(image, part or 0)
+    array = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
+    told = {"space", "transformmatrix", "rotation", "orientation"} & layout.fields.keys()
+    notes = () if told else ("the header gives no orientation: its axes were taken to run left, posterior, superior",)
+    return oriented(array, itk_affine(image), modality=None, origin=origin, notes=notes)
+
+
+def itk_affine(image: SimpleITK.Image) -> np.ndarray:
+    """The affine of a 3D ITK image: index (i, j, k) to RAS millimetres, 4 x 4."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return LPS_TO_RAS @ affine
+
+
+def _layout(path: Path) -> Layout:
+    fields, rest = _fields(path)
+    files, compressed = _files(path, fields, rest)
+    check_bytes(0, files, compressed=compressed)
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO("NrrdImageIO" if path.name.lower().endswith(("nrrd", "nhdr")) else "MetaImageIO")
+    reader.ReadImageInformation()
+    components = reader.GetNumberOfComponents()
+    sizes = list(reader.GetSize())
+    if components > 1:
+        if not set(fields.get("kinds", "").lower().split()) & set(SERIES_KINDS):
+            raise RefusedError("colour", "The voxels are colours, vectors or complex numbers, not single values.")
+        sizes.append(components)
+    shape, parts = volume_axes(sizes)
+    dtype = _dtype(reader.GetPixelID())
+    check_bytes(math.prod(shape) * check_parts(parts) * dtype.itemsize, files, compressed=compressed)
+    return Layout(reader, fields, shape, parts, components, dtype, (path, *(f for f in files if f != path)))
+
+
+def _dtype(pixel_id: int) -> np.dtype[np.generic]:
+    name = SimpleITK.GetPixelIDValueAsString(pixel_id)
+    if "complex" in name:
+        raise RefusedError("colour", "The voxels are complex numbers, not single values.")
+    bits = re.search(r"(8|16|32|64)-bit (unsigned|signed|float)", name)
+    if bits is None:
+        raise RefusedError("unreadable", "The type of the voxels is unknown.")
+    return np.dtype(f"{ {'unsigned': 'u', 'signed': 'i', 'float': 'f'}[bits[2]] }{int(bits[1]) // 8}")
+
+
+def _fields(path: Path) -> tuple[dict[str, str], list[str]]:
+    """The header's fields, names in lower case without blanks; and the lines after a LIST of raw parts."""
+    with path.open("rb") as file:
+        lines = file.read(HEADER_MAX_BYTES).decode("latin-1").splitlines()
+    fields: dict[str, str] = {}
+    for number, line in enumerate(lines):
+        if line.startswith("NRRD") and not fields:
+            fields["magic"] = line
+            continue
+        name, mark, value = line.partition(":" if "magic" in fields else "=")
+        name, value = re.sub(r"\s", "", name).lower(), value.lstrip("=").strip()
+        if not mark:
+            if "magic" in fields and not line.strip():
+                break
+            continue
+        fields[name] = value
+        if name in ("elementdatafile", "datafile") and (name == "elementdatafile" or value.upper().startswith("LIST")):
+            return fields, [rest.strip() for rest in lines[number + 1 :] if rest.strip()]
+    return fields, []
+
+
+def _files(path: Path, fields: dict[str, str], rest: list[str]) -> tuple[tuple[Path, ...], bool]:
+    """Where the voxels lie, and whether they are compressed.
+
+    Raises:
+        RefusedError: the header is none, or names more parts than anyone would make.
+    """
+    if "magic" in fields:
+        value = fields.get("datafile", "")
+        compressed = fields.get("encoding", "raw").lower() not in ("raw", "txt", "text", "ascii", "hex")
+    elif "elementdatafile" in fields:
+        value = "" if fields["elementdatafile"].upper() == "LOCAL" else fields["elementdatafile"]
+        compressed = fields.get("compresseddata", "").lower() in ("true", "1")
+    else:
+        raise RefusedError("unreadable", "The file does not begin as its format does.")
+    if not value:
+        return (path,), compressed
+    names = rest if value.upper().startswith("LIST") else [value]
+    if pattern := PATTERN.fullmatch(value):
+        numbers = range(int(pattern["first"]), int(pattern["last"]) + 1, max(1, int(pattern["step"] or 1)))
+        names = [pattern["pattern"] % number for number in numbers[: RAW_PARTS_MAX + 1]]
+    if len(names) > RAW_PARTS_MAX or not names:
+        raise RefusedError("unreadable", "The header names no raw part, or too many.")
+    return tuple(path.parent / name for name in names), compressed

@@ -1,0 +1,161 @@
+"""NIfTI 1 and 2, in one file or as a pair, gzipped or not: headers by nibabel, voxels in bounded memory."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import nibabel as nib
+import numpy as np
+
+from volssl.data.declared import VolumeHeader, check_bytes, volume_axes
+from volssl.data.volume import Origin, RefusedError, Volume, has_inverse, oriented
+
+GZIP_MARK = b"\x1f\x8b"
+CHUNK_VOXELS = 1 << 20
+TAIL_BYTES = 1 << 26  # after the voxels: read for the sake of gzip's checksum, within reason
+APART_MM = 0.5  # of sform and qform at a corner of the volume: less is rounding
+
+_HEADERS = {
+    (348, b"n+1\0"): nib.Nifti1Header,
+    (348, b"ni1\0"): nib.nifti1.Nifti1PairHeader,
+    (540, b"n+2\0"): nib.Nifti2Header,
+    (540, b"ni2\0"): nib.nifti2.Nifti2PairHeader,
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the voxels lie.
+
+    Attributes:
+        files: the file itself, and the `.img` of a pair.
+        offset: of the first voxel, in bytes after decompression.
+    """
+
+    header: nib.Nifti1Header
+    shape: tuple[int, int, int]
+    parts: int
+    dtype: np.dtype[np.generic]
+    files: tuple[Path, ...]
+    offset: int
+
+
+def read_header(path: Path) -> VolumeHeader:
+    """What the file promises.
+
+    Raises:
+        RefusedError: it holds no volume of single values, or less than it promises.
+    """
+    layout = _layout(path)
+    return VolumeHeader(layout.shape, layout.dtype.str, layout.parts, layout.files)
+
+
+def read_volume(path: Path, origin: Origin, part: int | None) -> Volume:
+    """Read a volume to RAS, slope and intercept applied.
+
+    Raises:
+        RefusedError: the file is damaged, or has no place in space.
+    """
+    layout = _layout(path)
+    affine, notes = _affine(layout)
+    return oriented(_voxels(layout, part or 0), affine, modality=None, origin=origin, notes=notes)
+
+
+def _layout(path: Path) -> Layout:
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    with _open(path) as file:
+        block = file.read(540)
+    sizes = {int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")}
+    size = 540 if 540 in sizes else 348
+    kind = _HEADERS.get((size, block[4:8] if size == 540 else block[344:348]))
+    if kind is None:
+        if 348 in sizes and len(block) >= 348:
+            raise RefusedError("analyze", "An Analyze file does not say which side is left: convert it to NIfTI.")
+        raise RefusedError("unreadable", "The file does not begin as NIfTI does.")
+    header = kind(block[:size])
+    shape, parts = volume_axes([int(n) for n in header.get_data_shape()])
+    dtype = header.get_data_dtype()
+    if dtype.fields is not None or dtype.kind == "c" or int(header["intent_code"]) in (1007, 2003, 2004):
+        raise RefusedError("colour", "The voxels are colours, vectors or complex numbers, not single values.")
+    files = (path,) if kind.is_single else (path, _image_of(path))
+    offset = int(header.get_data_offset())
+    promised = offset + math.prod(shape) * parts * dtype.itemsize
+    check_bytes(promised, files[-1:], compressed=_is_gzip(files[-1]))
+    return Layout(header, shape, parts, dtype, files, offset)
+
+
+def _image_of(path: Path) -> Path:
+    """The `.img` of a `.hdr`."""
+    stem = path.name[: path.name.lower().rindex(".hdr")]
+    for suffix in (".img", ".IMG", ".img.gz"):
+        if path.with_name(stem + suffix).exists():
+            return path.with_name(stem + suffix)
+    raise RefusedError("missing_part", "The .img file of this .hdr file is not beside it.")
+
+
+def _affine(layout: Layout) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Index to RAS mm by nibabel's rule, sform before qform; and notes on what was in doubt."""
+    header = layout.header
+    sform = np.asarray(header.get_sform()) if int(header["sform_code"]) > 0 else None
+    try:
+        qform = np.asarray(header.get_qform()) if int(header["qform_code"]) > 0 else None
+    except ValueError:  # a quaternion longer than one
+        qform = None
+    if sform is None and qform is None:
+        affine = np.asarray(header.get_base_affine())
+        return affine, ("the header gives no orientation: its axes were taken to run left, anterior, superior",)
+    if sform is None or qform is None:
+        return cast(np.ndarray, qform if sform is None else sform), ()
+    if not has_inverse(sform) and has_inverse(qform):
+        return qform, ("the sform has no inverse: the qform was used",)
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in layout.shape], (1,))).reshape(4, -1)
+    apart_mm = float(np.linalg.norm((sform - qform) @ corners, axis=0).max())
+    if not apart_mm <= APART_MM:
+        return sform, (f"sform and qform place voxels up to {apart_mm:.3g} mm apart: the sform was used",)
+    return sform, ()
+
+
+def _voxels(layout: Layout, part: int) -> np.ndarray:
+    """Voxels of one part, slope and intercept applied: one copy, and a chunk.
+
+    Integers without a slope stay what they are; all else becomes float32, scaled in float64.
+    """
+    slope, inter = layout.header.get_slope_inter()
+    scaled = slope is not None and (slope, inter) != (1.0, 0.0)
+    dtype, count = layout.dtype, math.prod(layout.shape)
+    kept = np.dtype(np.float32) if scaled or dtype.kind == "f" else dtype.newbyteorder("=")
+    flat = np.empty(count, kept)
+    with _open(layout.files[-1]) as file, np.errstate(over="ignore", invalid="ignore"):
+        file.seek(layout.offset + part * count * dtype.itemsize)
+        for start in range(0, count, CHUNK_VOXELS):
+            stop = min(start + CHUNK_VOXELS, count)
+            data = file.read((stop - start) * dtype.itemsize)
+            if len(data) < (stop - start) * dtype.itemsize:
+                raise RefusedError("unreadable", "The file is cut short.")
+            raw = np.frombuffer(data, dtype)
+            flat[start:stop] = raw * float(slope) + float(inter) if scaled else raw
+        if _is_gzip(layout.files[-1]):
+            _read_tail(file)
+    return flat.reshape(layout.shape, order="F")
+
+
+def _read_tail(file: IO[bytes]) -> None:
+    """Read on to the end, where gzip compares its checksum."""
+    for _ in range(TAIL_BYTES // CHUNK_VOXELS):
+        if not file.read(CHUNK_VOXELS):
+            return
+
+
+def _open(path: Path) -> IO[bytes]:
+    """A NIfTI file for reading; whether it is gzipped its first bytes tell, for names are often wrong."""
+    return cast(IO[bytes], gzip.open(path, "rb")) if _is_gzip(path) else path.open("rb")
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == GZIP_MARK
