@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 import volssl
-from volssl.errors import UsageError, user_error_in
+from volssl.errors import UsageError, UserError, user_error_in
 from volssl.progress import console, say
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells expect
@@ -42,6 +42,13 @@ class Site(StrEnum):
 
     a = "A"
     b = "B"
+
+
+class Oblique(StrEnum):
+    """What becomes of a grid that lies aslant."""
+
+    keep = "keep"
+    resample = "resample"
 
 
 StoreOption = Annotated[Path, typer.Option(help="What `volssl prepare` wrote.")]
@@ -95,15 +102,92 @@ def prepare(
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Key of the hashes; made on first use where left out.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    oblique: Annotated[Oblique, typer.Option(help="A grid that lies aslant: kept, or resampled to straight axes.")] = (
+        Oblique.keep
+    ),
     as_json: JsonOption = False,
 ) -> None:
     """Read an archive's folder into a store: RAS, HU, checked; what fails is listed with its reason."""
     from volssl.data import prepare as run
 
-    summary = run(sources, store, modality=modality, patients=patients, key=key, workers=workers)
+    summary = run(sources, store, modality=modality, patients=patients, key=key, workers=workers, oblique=oblique.value)
     say(str(summary))
     result(as_json, summary.as_dict())
     wrote(store / "manifest.parquet", store / "rejected.csv")
+    then(f"volssl pretrain swav --store {store} --out runs/swav")
+
+
+@app.command(epilog="Example: volssl inspect store --out store.html")
+def inspect(
+    store: Annotated[Path, typer.Argument(help="What `volssl prepare` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="The page to write: an HTML file.")] = None,
+    paths: Annotated[
+        bool, typer.Option("--paths", help="Print where each volume and each refusal came from; private.")
+    ] = False,
+    sheet: Annotated[int, typer.Option(min=1, help="Most slices on the contact sheet.")] = 200,
+) -> None:
+    """A page to find bad scans with: counts, refusals, histograms, mid-slices with the oddest first."""
+    if not out and not paths:
+        raise UsageError("nothing to do: give --out PAGE for the page, or --paths for the list of sources")
+    if paths:
+        from volssl.data.inventory import inventory
+
+        for line in inventory(store):
+            typer.echo("\t".join(line))
+    if out:
+        from volssl.bundle.inspect import inspect_store
+
+        wrote(inspect_store(store, out, sheet=sheet))
+        then(f"open {out} in a browser, or volssl pretrain swav --store {store} --out runs/swav")
+
+
+@app.command(epilog="Example: volssl check store")
+def check(
+    store: Annotated[Path, typer.Argument(help="What `volssl prepare` wrote.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Read every volume of a store and compare it with its checksum; what is damaged is named."""
+    from volssl.data.integrity import damaged
+
+    found = damaged(store, workers=workers)
+    result(as_json, [damage.as_dict() for damage in found])
+    for damage in found:
+        say(f"{damage.path}: {damage.sentence}")
+    if found:
+        raise UserError(
+            f"{store}: {len(found)} damaged; delete the files named above and repeat the `volssl prepare` that made it"
+        )
+    say(f"{store}: every volume is as it was written")
+
+
+@app.command(epilog="Example: volssl split store --labels labels.csv --stratify hemorrhage --folds 5")
+def split(
+    store: Annotated[Path, typer.Argument(help="What `volssl prepare` wrote.")],
+    labels: Annotated[Path | None, typer.Option(help="A CSV keyed by `study`, to count and to stratify by.")] = None,
+    stratify: Annotated[list[str] | None, typer.Option(help="Label column to spread evenly; may be repeated.")] = None,
+    folds: Annotated[int | None, typer.Option(min=2, help="Folds for cross-validation, test patients apart.")] = None,
+    fractions: Annotated[
+        tuple[float, float, float] | None, typer.Option(help="Shares of train, validation and test.")
+    ] = None,
+    patients: Annotated[Path | None, typer.Option(help="CSV: study, patient, split: your own split.")] = None,
+    redraw: Annotated[bool, typer.Option("--redraw", help="Draw anew also for patients that have a split.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print who is trained and tested on, by patient; with options, draw it: stratified, in folds, or as you say."""
+    from volssl.data.split_store import split_store
+
+    table = split_store(
+        store,
+        labels=labels,
+        stratify=stratify or (),
+        folds=folds,
+        fractions=fractions,
+        patients=patients,
+        redraw=redraw,
+    )
+    say(str(table))
+    result(as_json, table.as_dict())
     then(f"volssl pretrain swav --store {store} --out runs/swav")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
 
 from volssl.data.crew import CrashError, crew
 
@@ -27,6 +30,13 @@ def die_over_three(number: int) -> int:
     return number * number
 
 
+def hang_at_two(number: int) -> int:
+    if number == 2:
+        os.write(2, b"a library's own words")
+        re.match(r"(a+)+$", "a" * 40 + "b")  # C code that keeps the interpreter's lock for years
+    return number
+
+
 def name_yourself(folder: str) -> None:
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(0.1)
@@ -37,6 +47,14 @@ def test_an_item_that_kills_its_worker_is_told_and_the_others_are_done() -> None
         results = list(hands.map(die_over_three, range(6)))
     assert [result for result in results if not isinstance(result, CrashError)] == [0, 1, 4, 16, 25]
     assert isinstance(results[3], CrashError)
+
+
+def test_an_item_that_hangs_in_a_library_is_given_up_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with crew(2, limit_s=1.0) as hands:
+        results = list(hands.map(hang_at_two, range(5)))
+    assert [result for result in results if not isinstance(result, CrashError)] == [0, 1, 3, 4]
+    assert str(results[2]) == "it was not done after 1 seconds"
+    assert "own words" not in capfd.readouterr().err
 
 
 def test_workers_go_when_their_parent_is_killed(tmp_path: Path) -> None:

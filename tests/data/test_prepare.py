@@ -173,6 +173,22 @@ def test_one_volume_under_two_names_is_stored_once_and_said(tmp_path: Path) -> N
     assert (reason, Path(paths(tmp_path / "store")[key]).name) == ("duplicate", "b.nii.gz")
 
 
+def test_the_same_voxels_are_stored_once_whatever_form_and_place_they_came_in(tmp_path: Path) -> None:
+    hu = block(5)
+    write_series(tmp_path / "in" / "D1", hu)
+    write_series(tmp_path / "in" / "D2", hu, study=2)  # exported again, under new UIDs
+    write_nifti(tmp_path / "in" / "N1.nii.gz", hu, np.diag([2.0, 2.0, 4.0, 1.0]))
+    for _ in range(2):
+        summary = prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+        assert (summary.volumes, summary.rejected) == (1, {"duplicate": 2})
+    assert len(list((tmp_path / "store" / "volumes").iterdir())) == 1
+    lines = (tmp_path / "store" / "paths.csv").read_text().splitlines()
+    assert len(lines) == 1 + 12 + 12 + 1  # a line for each file
+    shutil.rmtree(tmp_path / "in" / "D1")
+    (tmp_path / "in" / "N1.nii.gz").unlink()
+    assert prepare([tmp_path / "in"], tmp_path / "store", workers=0).volumes == 1
+
+
 def test_every_file_is_a_row_a_refusal_or_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cohort = write_cohort(tmp_path / "cohort", 2)
     write_nifti(cohort / "masks" / "S00.nii.gz", block(0))
@@ -301,11 +317,12 @@ def test_nothing_but_paths_csv_names_the_patient(tmp_path: Path, capfd: pytest.C
 
 def test_series_and_files_describe_themselves_alike(tmp_path: Path) -> None:
     hu = block(5)
-    write_series(tmp_path / "in" / "D1", hu)
+    write_series(tmp_path / "d" / "D1", hu)
     affine = np.array([[2.0, 0, 0, -26], [0, 2, 0, -8], [0, 0, 3, -100], [0, 0, 0, 1]])
-    write_nifti(tmp_path / "in" / "N1.nii.gz", hu, affine)
-    prepare([tmp_path / "in"], tmp_path / "store", workers=0)
-    dicom, nifti = sorted(Store.open(tmp_path / "store").rows.to_pylist(), key=lambda row: str(row["source_format"]))
+    write_nifti(tmp_path / "n" / "N1.nii.gz", hu, affine)
+    for name in ("d", "n"):
+        prepare([tmp_path / name], tmp_path / f"store_{name}", workers=0)
+    ((dicom,), (nifti,)) = (Store.open(tmp_path / f"store_{name}").rows.to_pylist() for name in ("d", "n"))
     assert (dicom["source_format"], nifti["source_format"]) == ("dicom", "nifti")
     for column in (
         "shape",

@@ -1,35 +1,62 @@
-"""Work in parallel processes, in order, in bounded memory, and outliving a worker that a damaged file kills."""
+"""Work in parallel processes, in order, in bounded memory, outliving a worker that a damaged file kills or hangs."""
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import multiprocessing.connection
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Generic, TypeVar
 
 import SimpleITK
 
 T = TypeVar("T")
 R = TypeVar("R")
 AHEAD = 4  # items a worker may be ahead of the one whose result is awaited
+LIMIT_S = 900.0  # after which an item is given up: far more than the largest volume takes from a slow network drive
 
 
 class CrashError(Exception):
-    """A worker process died over an item, twice."""
+    """A worker process died over an item, twice, or did not come to an end with it."""
+
+
+@dataclass(frozen=True)
+class Timed(Generic[T, R]):
+    """A function whose process is ended when it takes too long: no library's loop can hold up the rest."""
+
+    function: Callable[[T], R]
+    limit_s: float
+
+    def __call__(self, item: T) -> R:
+        # A thread of C ends the process: it needs no lock, so no loop in a library can keep it from that.
+        faulthandler.dump_traceback_later(self.limit_s, exit=True, file=_nowhere())
+        try:
+            return self.function(item)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 class Crew:
-    """Processes that map a function over items; with no worker, the caller's own process does it."""
+    """Processes that map a function over items; with no worker, the caller's own process does it.
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    Args:
+        workers: processes; 0 for none.
+        limit_s: seconds an item may take, before its process is ended and it counts as crashed; not held without
+            workers.
+    """
+
+    def __init__(self, workers: int, *, limit_s: float = LIMIT_S) -> None:
+        self._workers, self._limit_s = workers, limit_s
         self._pool: ProcessPoolExecutor | None = None
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | CrashError]:
@@ -38,15 +65,14 @@ class Crew:
             for item in items:
                 yield function(item)
             return
+        timed = Timed(function, self._limit_s)
         pending: deque[tuple[T, Future[R]]] = deque()
         for item in items:
-            pending.append((item, self._submit(function, item)))
+            pending.append((item, self._submit(timed, item)))
             if len(pending) >= AHEAD * self._workers:
-                outcome = self._next(function, pending)
-                yield outcome
+                yield self._next(timed, pending)
         while pending:
-            outcome = self._next(function, pending)
-            yield outcome
+            yield self._next(timed, pending)
 
     def close(self) -> None:
         """Let the workers end what they are at, and go."""
@@ -67,17 +93,20 @@ class Crew:
         try:
             return future.result()
         except BrokenProcessPool:  # this item or one beside it: alone it will show
+            start = time.monotonic()
             with _pool(1) as alone:
                 try:
                     return alone.submit(function, item).result()
                 except BrokenProcessPool:
-                    return CrashError("the process that read it died")
+                    if time.monotonic() - start < self._limit_s:
+                        return CrashError("the process that read it died")
+                    return CrashError(f"it was not done after {self._limit_s:g} seconds")
 
 
 @contextmanager
-def crew(workers: int) -> Iterator[Crew]:
+def crew(workers: int, *, limit_s: float = LIMIT_S) -> Iterator[Crew]:
     """A crew of `workers` processes, sent home at the end."""
-    one = Crew(workers)
+    one = Crew(workers, limit_s=limit_s)
     try:
         yield one
     finally:
@@ -99,10 +128,20 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _begin() -> None:
-    """In a worker: leave an interrupt to the parent, and go when the parent is gone, even killed."""
+    """In a worker: leave an interrupt to the parent, go when the parent is gone, even killed, and print nothing.
+
+    C libraries write to the terminal what they think of a damaged file, its path among it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(_nowhere(), 2)
     threading.Thread(target=_go_with_parent, daemon=True).start()
     quiet_libraries()
+
+
+@cache
+def _nowhere() -> int:
+    """A descriptor that swallows what is written to it."""
+    return os.open(os.devnull, os.O_WRONLY)
 
 
 def _go_with_parent() -> None:

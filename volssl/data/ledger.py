@@ -12,9 +12,10 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,20 @@ from volssl.errors import UserError
 REJECTED = "rejected.csv"
 PATHS = "paths.csv"
 LOCK = ".lock"
-# What the patient table told of a volume, and a later run without the table must not forget.
-TOLD = ("patient", "split", "sex", "age_years", "age_band", "site", "scanner")
+# What was told of a volume, or settled for it, and a later run must not forget.
+TOLD = ("patient", "split", "fold", "group", "sex", "age_years", "age_band", "site", "scanner")
+REJECTED_COLUMNS = ("key", "reason", "sentence", "stamp", "files")
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """A source that became no volume: its key, why, and what it looked like when it was refused."""
+    """A source that became no volume: its key, why, what it looked like when it was refused, and of how many files."""
 
     key: str
     reason: str
     sentence: str
     stamp: str
+    files: int = 1
 
 
 class Ledger:
@@ -50,8 +53,9 @@ class Ledger:
         self.store = store
         self.rows: dict[str, Row] = {}
         self.rejected: dict[str, Rejection] = {}
-        self.paths: dict[str, str] = {}
+        self.paths: dict[str, tuple[str, ...]] = {}
         self._by_source: dict[str, str] = {}
+        self._by_checksum: dict[str, str] = {}
         self._load()
         # It names paths as well: private.
         journal = os.open(store / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -69,24 +73,21 @@ class Ledger:
         """Why this source became no volume; None where it did, or is not known."""
         return self.rejected.get(source)
 
-    def accept(self, row: Row, path: Path) -> Rejection | None:
-        """Enter a volume; a second source of the same volume is refused instead, as long as the first is there."""
-        known = self.rows.get(row["id"])
-        if known is not None and known["source"] != row["source"]:
-            first = self.paths.get(row["id"], "")
-            if first and Path(first).exists():
-                return self.reject(
-                    Rejection(
-                        row["source"], "duplicate", f"The same volume as {row['id']}, stored once.", row["stamp"]
-                    ),
-                    path,
-                )
-        self._write({"path": [row["id"], str(path)], "row": row})
+    def accept(self, row: Row, files: Sequence[Path]) -> Rejection | None:
+        """Enter a volume; a second source of the same voxels is refused instead, as long as the first is there."""
+        for known in (self.rows.get(row["id"]), self.rows.get(self._by_checksum.get(row["checksum"], ""))):
+            if known is None or known["source"] == row["source"]:
+                continue
+            first = self.paths.get(known["id"], ())
+            if first and Path(first[0]).exists():
+                sentence = f"The same voxels as {known['id']}, stored once."
+                return self.reject(Rejection(row["source"], "duplicate", sentence, row["stamp"], len(files)), files)
+        self._write({"paths": [row["id"], [str(path) for path in files]], "row": row})
         return None
 
-    def reject(self, rejection: Rejection, path: Path) -> Rejection:
+    def reject(self, rejection: Rejection, files: Sequence[Path]) -> Rejection:
         """Enter a refusal."""
-        self._write({"path": [rejection.key, str(path)], "rejected": asdict(rejection)})
+        self._write({"paths": [rejection.key, [str(path) for path in files]], "rejected": asdict(rejection)})
         return rejection
 
     def fold(self) -> None:
@@ -94,11 +95,9 @@ class Ledger:
         table = table_of(list(self.rows.values()))
         write_whole(self.store / MANIFEST, _parquet(table))
         refused = [asdict(self.rejected[key]) for key in sorted(self.rejected)]
-        write_whole(self.store / REJECTED, _csv(("key", "reason", "sentence", "stamp"), refused).encode())
-        kept = {*self.rows, *self.rejected}
-        paths = _csv(
-            ("key", "path"), [{"key": key, "path": self.paths[key]} for key in sorted(kept & self.paths.keys())]
-        )
+        write_whole(self.store / REJECTED, _csv(REJECTED_COLUMNS, refused).encode())
+        kept = sorted({*self.rows, *self.rejected} & self.paths.keys())
+        paths = _csv(("key", "path"), [{"key": key, "path": path} for key in kept for path in self.paths[key]])
         if not (self.store / PATHS).exists() or _text(self.store / PATHS) != paths:
             write_private(self.store / PATHS, paths)
         wanted = {volume_path(self.store, volume_id).name for volume_id in self.rows}
@@ -119,32 +118,45 @@ class Ledger:
         self._apply(entry)
 
     def _apply(self, entry: dict[str, Any]) -> None:
-        key, path = entry["path"]
-        self.paths[key] = path
+        key, paths = entry["paths"]
+        self.paths[key] = tuple(paths)
         if "row" in entry:
             self._enter(entry["row"])
         else:
             rejection = Rejection(**entry["rejected"])
-            self.rows.pop(self._by_source.pop(rejection.key, ""), None)
+            self._drop(self._by_source.get(rejection.key, ""))
             self.rejected[rejection.key] = rejection
 
     def _enter(self, row: Row) -> None:
-        replaced = self.rows.pop(self._by_source.pop(row["source"], ""), None) or self.rows.get(row["id"])
-        if replaced is not None:
-            self._by_source.pop(replaced["source"], None)
-            row = {**row, **{name: replaced[name] for name in TOLD if replaced[name] is not None}}
+        """Put a row in the place of the one that has its source, its id or its voxels, with what was told of that."""
+        earlier = (self._by_source.get(row["source"]), row["id"], self._by_checksum.get(row["checksum"]))
+        for replaced in [self._drop(volume_id) for volume_id in dict.fromkeys(filter(None, earlier))]:
+            if replaced is not None:
+                row = row | {name: replaced[name] for name in TOLD if replaced[name] is not None}
+                if replaced["checksum"] != row["checksum"]:
+                    row["group"] = None
         self.rejected.pop(row["source"], None)
+        self._index(row)
+
+    def _drop(self, volume_id: str) -> Row | None:
+        row = self.rows.pop(volume_id, None)
+        if row is not None:
+            self._by_source.pop(row["source"], None)
+            self._by_checksum.pop(row["checksum"], None)
+        return row
+
+    def _index(self, row: Row) -> None:
         self.rows[row["id"]] = row
-        self._by_source[row["source"]] = row["id"]
+        self._by_source[row["source"]] = self._by_checksum[row["checksum"]] = row["id"]
 
     def _load(self) -> None:
         if (self.store / MANIFEST).exists():
             for row in pq.read_table(self.store / MANIFEST).to_pylist():
-                self.rows[row["id"]] = row
-                self._by_source[row["source"]] = row["id"]
+                self._index(row)
         for record in _read_csv(self.store / REJECTED):
-            self.rejected[record["key"]] = Rejection(**record)
-        self.paths = {record["key"]: record["path"] for record in _read_csv(self.store / PATHS)}
+            self.rejected[record["key"]] = Rejection(**(record | {"files": int(record["files"])}))
+        for key, lines in groupby(_read_csv(self.store / PATHS), key=lambda line: line["key"]):
+            self.paths[key] = tuple(line["path"] for line in lines)
         journal = self.store / JOURNAL
         if not journal.exists():
             return

@@ -5,54 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from volssl.data import checks
 from volssl.data.crew import CrashError, Crew, crew, quiet_libraries
-from volssl.data.dicom import grouped
-from volssl.data.dicom_headers import Header, read_headers
-from volssl.data.discovery import Discovery, Found, discover
+from volssl.data.discovery import Discovery, discover
+from volssl.data.estimate import estimate
 from volssl.data.keys import keyed_hash, settle_key
 from volssl.data.ledger import Ledger, Rejection, writing
 from volssl.data.manifest import PATIENT_UNKNOWN, Row, row_of
 from volssl.data.patients import PatientTable, find_patients, join_patients, settle_splits
+from volssl.data.sources import Refused, Source, gather
 from volssl.data.splits import SPLITS
 from volssl.data.store import FORMAT, is_full_disk, volume_path, write_volume, write_whole
 from volssl.data.volume import RefusedError, Volume
-from volssl.data.volumes import VolumeFile
 from volssl.errors import UserError
 from volssl.progress import say, track
 
 STORE_RECORD = "store.json"
-HEADERS_AT_ONCE = 64
-
-
-class Source(Protocol):
-    """What may become a volume: a file, or a stack of DICOM slices."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def files(self) -> tuple[Path, ...]: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def stamp(self) -> str: ...
-    @property
-    def says_modality(self) -> bool: ...
-    def read(self) -> Volume: ...
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A file that its header already rules out."""
-
-    found: Found
-    reason: str
-    sentence: str
 
 
 @dataclass
@@ -65,6 +38,7 @@ class PrepareSummary:
         rejected: sources of this run that became no volume, a count for each reason.
         passed_over: files not meant to be read, a count for each rule.
         volumes, patients, splits: what the whole store now holds.
+        near_duplicates: volumes of it that show an acquisition which another one stands for.
     """
 
     store: Path
@@ -75,14 +49,16 @@ class PrepareSummary:
     volumes: int = 0
     patients: int = 0
     splits: dict[str, int] = field(default_factory=dict)
+    near_duplicates: int = 0
 
     def __str__(self) -> str:
         refused = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
         splits = ", ".join(f"{self.splits[name]} {name}" for name in SPLITS if name in self.splits)
+        marked = f", {self.near_duplicates} marked as near-duplicates" if self.near_duplicates else ""
         return (
             f"{self.stored} volumes stored, {self.known} there before, {self.rejected.total()} rejected"
             + (f" ({refused})" if refused else "")
-            + f"; the store holds {self.volumes} of {self.patients} patients ({splits})"
+            + f"; the store holds {self.volumes} of {self.patients} patients ({splits}){marked}"
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -98,18 +74,19 @@ class Writer:
     store: Path
     key: bytes
     modality: str | None
+    oblique: str
 
     def __call__(self, source: Source) -> Row | Rejection:
         """The source's manifest row, or its refusal."""
-        name, stamp = self.name(source), self.stamp(source)
+        name, stamp, files = self.name(source), self.stamp(source), len(source.files)
         try:
-            volume = _checked(source, self.modality)
+            volume = _checked(source, self.modality, self.oblique)
+            row = row_of(volume, self.key, source=name, stamp=stamp, files=files)
         except RefusedError as refusal:
-            return Rejection(name, refusal.reason, refusal.sentence, stamp)
-        row = row_of(volume, self.key, source=name, stamp=stamp, files=len(source.files))
+            return Rejection(name, refusal.reason, refusal.sentence, stamp, files)
         told_by_voxels = not volume.origin.identity
         if not (told_by_voxels and volume_path(self.store, row["id"]).exists()):
-            write_volume(self.store, row["id"], volume.array)
+            write_volume(self.store, row["id"], volume.array, affine=volume.affine, modality=volume.modality or "")
         return row
 
     def name(self, source: Source) -> str:
@@ -119,7 +96,7 @@ class Writer:
     def stamp(self, source: Source) -> str:
         """Changes when the source does, or what the user says of it."""
         said = "" if source.says_modality else self.modality
-        return keyed_hash(self.key, "stamp", f"{source.stamp} {said}")
+        return keyed_hash(self.key, "stamp", f"{source.stamp} {said} {self.oblique}")
 
 
 def prepare(
@@ -130,6 +107,7 @@ def prepare(
     patients: str | Path | None = None,
     key: str | Path | None = None,
     workers: int | None = None,
+    oblique: str = "keep",
 ) -> PrepareSummary:
     """Read every volume under the sources into the store; what an earlier run did is not done again.
 
@@ -139,9 +117,10 @@ def prepare(
         patients: a table of what files do not tell; None takes `patients.csv` in a source's root, where there is one.
         key: a file with the secret of the hashes; None takes the store's, a source's `volssl.key`, or makes one.
         workers: reading processes; 0 reads in this one, None takes one a core, at most eight.
+        oblique: `keep` leaves a grid that lies aslant as it is, `resample` brings it to straight RAS axes.
 
     Raises:
-        UserError: nothing can be read, the disk is full, another prepare holds the store, or a table is wrong.
+        UserError: nothing can be read, the disk cannot hold it, another prepare holds the store, or a table is wrong.
     """
     if modality not in (None, "CT", "MR"):
         raise UserError(f"--modality {modality} is neither CT nor MR")
@@ -159,7 +138,11 @@ def prepare(
             secret = settle_key(store, roots, Path(key) if key else None)
             table = find_patients(roots, Path(patients) if patients else None)
             summary = PrepareSummary(store, passed_over=discovery.passed_over)
-            _take_in(gather(discovery.files, hands), Writer(store, secret, modality), ledger, hands, summary)
+            writer = Writer(store, secret, modality, oblique)
+            due = _due(gather(discovery.files, hands), writer, ledger, summary)
+            if due:
+                say(f"{estimate(due, store, workers)}.")
+            _take_in(due, writer, ledger, hands, summary)
             _finish(ledger, table, secret, summary)
     except OSError as error:
         if not is_full_disk(error):
@@ -170,65 +153,46 @@ def prepare(
     return summary
 
 
-def gather(files: Sequence[Found], hands: Crew) -> list[Source | Refused]:
-    """Sources of one volume each, in a fixed order: files as they are, DICOM slices grouped by their headers."""
-    sources: list[Source | Refused] = [VolumeFile(one) for one in files if one.format != "dicom"]
-    slices = [one for one in files if one.format == "dicom"]
-    headers = []
-    for found, header in zip(slices, track(_headers(slices, hands), "Reading headers", len(slices)), strict=True):
-        if isinstance(header, Header):
-            headers.append(header)
-        else:
-            sources.append(Refused(found, header.reason, header.sentence))
-    return [*sources, *grouped(headers)]
-
-
-def _checked(source: Source, modality: str | None) -> Volume:
+def _checked(source: Source, modality: str | None, oblique: str) -> Volume:
     """Read and check; one scan that nobody foresaw does not stop an archive's reading, but is told."""
     try:
-        return checks.check(source.read(), modality)
+        return checks.check(source.read(), modality, oblique=oblique)
     except RefusedError:
         raise
     except Exception as error:
         raise RefusedError("failed", f"Reading it failed with {type(error).__name__}.") from error
 
 
-def _headers(files: Sequence[Found], hands: Crew) -> Iterator[Header | RefusedError]:
-    portions = [files[start : start + HEADERS_AT_ONCE] for start in range(0, len(files), HEADERS_AT_ONCE)]
-    for portion, headers in zip(portions, hands.map(read_headers, portions), strict=True):
-        if isinstance(headers, CrashError):
-            yield from (RefusedError("crash", f"Reading its header: {headers}.") for _ in portion)
-        else:
-            yield from headers
-
-
-def _take_in(
-    sources: Sequence[Source | Refused], writer: Writer, ledger: Ledger, hands: Crew, summary: PrepareSummary
-) -> None:
-    """Bring every source to its row or its refusal, each entered in the ledger before the next."""
+def _due(sources: Sequence[Source | Refused], writer: Writer, ledger: Ledger, summary: PrepareSummary) -> list[Source]:
+    """The sources that are still to be read; the refused ones are entered, the settled ones counted."""
     due: list[Source] = []
     for source in sources:
         if isinstance(source, Refused):
-            rejection = Rejection(
-                keyed_hash(writer.key, "source", str(source.found.path)), source.reason, source.sentence, ""
-            )
+            name = keyed_hash(writer.key, "source", str(source.found.path))
+            rejection = Rejection(name, source.reason, source.sentence, "")
             summary.rejected[source.reason] += 1
-            if ledger.refused(rejection.key) != rejection:
-                ledger.reject(rejection, source.found.path)
+            if ledger.refused(name) != rejection:
+                ledger.reject(rejection, [source.found.path])
         elif not ledger.settled(writer.name(source), writer.stamp(source)):
             due.append(source)
         elif refused := ledger.refused(writer.name(source)):
             summary.rejected[refused.reason] += 1
         else:
             summary.known += 1
+    return due
+
+
+def _take_in(due: Sequence[Source], writer: Writer, ledger: Ledger, hands: Crew, summary: PrepareSummary) -> None:
+    """Bring every source to its row or its refusal, each entered in the ledger before the next."""
     for source, outcome in zip(due, track(hands.map(writer, due), "Reading volumes", len(due)), strict=True):
         if isinstance(outcome, CrashError):
-            outcome = Rejection(writer.name(source), "crash", f"Reading it: {outcome}.", writer.stamp(source))
+            name, stamp = writer.name(source), writer.stamp(source)
+            outcome = Rejection(name, "crash", f"Reading it: {outcome}.", stamp, len(source.files))
         known = isinstance(outcome, dict) and outcome["id"] in ledger.rows
         refused = (
-            ledger.reject(outcome, source.path)
+            ledger.reject(outcome, source.files)
             if isinstance(outcome, Rejection)
-            else ledger.accept(outcome, source.path)
+            else ledger.accept(outcome, source.files)
         )
         if refused:
             summary.rejected[refused.reason] += 1
@@ -245,7 +209,7 @@ def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: Pre
     settle_splits(rows, key)
     for row in rows:
         row["group"] = row["group"] or row["id"]
-    record = {
+    record = _record(ledger.store) | {
         "format": FORMAT,
         "thresholds": asdict(checks.THRESHOLDS),
         "passed_over": dict(sorted(summary.passed_over.items())),
@@ -255,14 +219,20 @@ def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: Pre
     summary.volumes = len(rows)
     summary.patients = len({row["patient"] for row in rows})
     summary.splits = dict(Counter(row["split"] for row in rows))
+    summary.near_duplicates = sum(row["group"] != row["id"] for row in rows)
     unknown = sum(PATIENT_UNKNOWN in row["notes"] for row in rows)
     if unknown:
         say(f"{unknown} volumes name no patient: each study counts as a patient of its own; --patients CSV says more")
 
 
-def _check_format(store: Path) -> None:
+def _record(store: Path) -> dict[str, Any]:
+    """What store.json holds; nothing where there is none yet."""
     record = store / STORE_RECORD
-    if record.exists() and json.loads(record.read_text())["format"] != FORMAT:
+    return dict(json.loads(record.read_text())) if record.exists() else {}
+
+
+def _check_format(store: Path) -> None:
+    if _record(store).get("format", FORMAT) != FORMAT:
         raise UserError(f"{store} was written by another version of volssl: prepare a new store")
 
 

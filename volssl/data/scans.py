@@ -12,7 +12,7 @@ from volssl.data import checks
 from volssl.data.crew import Crew, quiet_libraries
 from volssl.data.discovery import discover
 from volssl.data.manifest import array_checksum
-from volssl.data.preparation import Refused, Source, gather
+from volssl.data.sources import Refused, Source, gather
 from volssl.data.store import box_slices
 from volssl.data.volume import RefusedError, Volume
 from volssl.errors import UserError
