@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 T = TypeVar("T")
 
@@ -29,3 +37,13 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """Yield from `items` under a progress bar."""
     with bar() as progress:
         yield from progress.track(items, description=description, total=total)
+
+
+def counting(items: Iterable[T], description: str) -> Iterator[T]:
+    """Yield from `items`, of which nobody knows how many there are, under a spinner with a running count."""
+    columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,.0f}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(description, total=None)
+        for item in items:
+            yield item
+            progress.advance(task)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from rich.console import Console
 
+from tests.data.sources import block, write_series
+from volssl import progress
+from volssl.data.dicom_mark import begins_as_dicom
 from volssl.data.discovery import discover
 from volssl.data.keys import plain_name
 
@@ -69,6 +78,112 @@ def test_links_are_followed_once_and_the_store_is_not_entered(tmp_path: Path) ->
     (tmp_path / "in" / "again").symlink_to(tmp_path / "else")
     found = discover([tmp_path / "in", tmp_path / "in" / "a"], exclude=tmp_path / "in" / "store")
     assert sorted(file.path.name for file in found.files) == ["S1.nii", "S3.nii"]
+
+
+def test_a_file_is_read_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
+    put(tmp_path, "in/z/S1.nii", "else/S2.nii", "else/S3.nii", "far/S4.nii", "in/.git/objects/S5.nii")
+    (tmp_path / "in" / "a.nii").symlink_to(tmp_path / "in" / "z" / "S1.nii")  # met before the file itself
+    (tmp_path / "in" / "b.nii").symlink_to(tmp_path / "else" / "S2.nii")  # before the folder that holds it
+    (tmp_path / "in" / "c").symlink_to(tmp_path / "else")
+    (tmp_path / "in" / "d.nii").symlink_to(tmp_path / "far" / "S4.nii")
+    (tmp_path / "in" / "e.nii").symlink_to(tmp_path / "in" / "d.nii")  # a link to a link
+    (tmp_path / "in" / "f.nii").symlink_to(tmp_path / "in" / ".git" / "objects" / "S5.nii")
+    (tmp_path / "in" / "g.nii").symlink_to(tmp_path / "nowhere")
+    found = discover([tmp_path / "in", tmp_path / "far", tmp_path / "else" / "S3.nii", tmp_path / "in" / "z"])
+    assert [file.path.relative_to(tmp_path).as_posix() for file in found.files] == [
+        "in/z/S1.nii", "in/b.nii", "in/d.nii", "in/f.nii", "in/g.nii", "else/S3.nii",
+    ]  # fmt: skip
+    assert found.passed_over == {"hidden folders": 1}
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    put(tmp_path, "S1.nii")
+    os.mkfifo(tmp_path / "S2.nii")
+    (tmp_path / "S3.nii").symlink_to(tmp_path / "S2.nii")
+    found = discover([tmp_path])
+    assert ([file.path.name for file in found.files], found.passed_over.total()) == (["S1.nii"], 2)
+
+
+def test_a_closed_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "open/S1.nii", "closed/S2.nii")
+    listed = os.scandir
+
+    def scan(folder: str) -> object:
+        if folder.endswith("closed"):
+            raise PermissionError(folder)
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert discover([tmp_path]).passed_over == {"folders that may not be opened": 1}
+
+
+def test_raw_parts_belong_to_a_header_or_are_told_to_lack_it(tmp_path: Path) -> None:
+    put(tmp_path, "pair/S1.hdr", "pair/S1.img", "gz/S2.HDR.gz", "gz/S2.IMG.gz", "m/S3.mhd", "m/S3.raw", "m/part7.raw")
+    put(tmp_path, "lone/S4.img", "lone/S5.zraw", "lone/S6.hdr")
+    put(tmp_path, "lone/S7.img", data=DICOM)
+    found = discover([tmp_path])
+    assert [(file.path.name, file.format) for file in found.files] == [
+        ("S2.HDR.gz", "nifti"), ("S6.hdr", "nifti"), ("S7.img", "dicom"), ("S3.mhd", "metaimage"), ("S1.hdr", "nifti"),
+    ]  # fmt: skip
+    assert found.passed_over == {"raw parts of a header file": 4, "raw parts whose header file is missing": 2}
+    assert plain_name("S1.hdr") == plain_name("S1.HDR.GZ") == "S1"
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("first", ["SpecificCharacterSet", "ImageType", "SOPClassUID"])
+def test_dicom_without_preamble_is_told_by_its_first_elements(tmp_path: Path, syntax: str, first: str) -> None:
+    dataset = Dataset()
+    values = {
+        "SpecificCharacterSet": "ISO_IR 100", "ImageType": ["ORIGINAL", "PRIMARY"],
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "SOPInstanceUID": "1.2.3", "PatientName": "Doe^Jane",
+    }  # fmt: skip
+    for name in list(values)[list(values).index(first) :]:
+        setattr(dataset, name, values[name])
+    big = syntax == ExplicitVRBigEndian
+    dataset.save_as(
+        tmp_path / "bare",
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        little_endian=not big,
+        enforce_file_format=False,
+    )
+    data = (tmp_path / "bare").read_bytes()
+    assert data[128:132] != b"DICM"
+    assert begins_as_dicom(data)
+    assert [file.format for file in discover([tmp_path]).files] == ["dicom"]
+
+
+def test_a_slice_without_preamble_and_meta_header_is_told(tmp_path: Path) -> None:
+    write_series(tmp_path / "s", block(0)[:, :, :1])
+    (path,) = (tmp_path / "s").iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[132:])  # the preamble cut off, group 0002 first
+    assert len(discover([tmp_path]).files) == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x08\x00",
+        b"just a text, of some length, that nobody would take for DICOM" * 4,
+        bytes(600),
+        struct.pack("<HHI", 8, 5, 10) + b"ISO_IR 100" + struct.pack("<HHI", 8, 5, 10),  # the same element again
+        struct.pack("<HHI", 8, 5, 4_000_000_000) + bytes(500),  # a length that nothing has
+        struct.pack("<HHI", 8, 0x60, 2) + b"CT" + struct.pack("<HHI", 0x10, 0x10, 4),  # begins too late
+        struct.pack("<HH2sH", 2, 0, b"ZZ", 4) + bytes(500),  # no such kind of value
+    ],
+)
+def test_what_only_resembles_dicom_is_not_taken_for_it(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "unknown").write_bytes(data)
+    found = discover([tmp_path])
+    assert (found.files, found.passed_over) == ([], {"files of other kinds": 1})
+
+
+def test_a_running_count_is_shown_where_there_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(force_terminal=True, width=80, record=True, file=io.StringIO())
+    monkeypatch.setattr(progress, "console", screen)
+    assert list(progress.counting(range(1234), "Files found")) == [*range(1234)]
+    assert "Files found 1,234" in screen.export_text()
 
 
 def test_every_folder_up_to_the_source_may_be_the_studys_name(tmp_path: Path) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from volssl.data.dicom_mark import is_dicom
 from volssl.data.keys import plain_name
 from volssl.errors import UserError
+from volssl.progress import counting
 
 FORMATS = {
     ".nii": "nifti",
     ".nii.gz": "nifti",
+    ".hdr": "nifti",
+    ".hdr.gz": "nifti",
     ".nrrd": "nrrd",
     ".nhdr": "nrrd",
     ".mha": "metaimage",
@@ -44,8 +48,10 @@ PASSED_OVER = {  # rule, as the user reads it, and the suffixes it takes
     "pictures": (".png", ".jpg", ".jpeg", ".gif", ".tif", ".tiff", ".bmp", ".svg"),
     "keys": (".key", ".pem"),
     "archives": (".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".gz", ".xz"),
-    "raw parts of a header file": (".raw", ".zraw", ".img"),
 }
+RAW_PARTS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
+HEADERS = (".hdr", ".hdr.gz", ".mhd", ".nhdr")
+HIDDEN = "hidden files and directory records"
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,9 @@ class Discovery:
 
 
 def discover(sources: Sequence[Path], *, exclude: Path | None = None) -> Discovery:
-    """Walk the sources; symbolic links are followed once, and a file named outright is read whatever its name.
+    """Walk the sources; each file is read once, however many links lead to it or to a folder above it.
+
+    A file named outright is read whatever its name.
 
     Args:
         exclude: a folder not to enter: the store, where it lies inside a source.
@@ -84,49 +92,105 @@ def discover(sources: Sequence[Path], *, exclude: Path | None = None) -> Discove
     Raises:
         UserError: a source does not exist.
     """
-    discovery = Discovery()
-    seen: set[Path] = set()
     for source in sources:
         if not source.exists():
             raise UserError(f"{source} does not exist: name a folder or a file that holds volumes")
-        root = source.resolve()
-        closed: list[OSError] = []
-        for path in [root] if root.is_file() else _files(root, exclude.resolve() if exclude else None, closed):
-            if path in seen:
-                continue
-            seen.add(path)
-            rule = None if path == root else _rule(path.relative_to(root))
-            kind = None if rule else _format(path)
-            if kind:
-                discovery.files.append(Found(path, root.parent if path == root else root, kind))
-            else:
-                discovery.passed_over[rule or "files of other kinds"] += 1
-        if closed:
-            discovery.passed_over["folders that may not be opened"] += len(closed)
+    roots = list(dict.fromkeys(source.resolve() for source in sources))
+    walk = Walk({str(root) for root in roots if root.is_file()}, {str(exclude.resolve())} if exclude else set())
+    discovery = Discovery()
+    found = ((root, *one) for root in roots for one in walk.files(root))
+    for root, path, siblings in counting(found, "Files found"):
+        outright = path == root
+        rule = None if outright else _rule(path.relative_to(root), siblings)
+        kind = None if rule else _format(path)
+        if kind:
+            discovery.files.append(Found(path, root.parent if outright else root, kind))
+        else:
+            discovery.passed_over[rule or _left_over(path)] += 1
+    discovery.passed_over.update(walk.passed_over)
     return discovery
 
 
-def _files(root: Path, exclude: Path | None, closed: list[OSError]) -> Iterator[Path]:
-    """Every file below `root` in a fixed order, each folder entered once however many links lead to it.
+class Walk:
+    """Every file below some roots, once, in a fixed order: what lies there itself first, then what links lead to.
 
-    The folders that may not be opened are added to `closed`.
+    Only links are resolved, so that a million files cost no system call each.
+
+    Args:
+        outright: real paths of files that are roots themselves.
+        entered: real paths of folders not to enter.
+
+    Attributes:
+        passed_over: what was not entered or is no file, by rule.
     """
-    entered = set()
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=closed.append):
-        here = os.path.realpath(folder)
-        if here in entered or (exclude is not None and Path(here) == exclude):
-            folders.clear()
-            continue
-        entered.add(here)
-        folders.sort()
-        yield from (Path(folder) / name for name in sorted(files))
+
+    def __init__(self, outright: set[str], entered: set[str]) -> None:
+        self.passed_over: Counter[str] = Counter()
+        self._outright, self._entered = outright, entered
+        self._linked: set[str] = set()
+        self._folders: list[tuple[str, str]] = []  # as they were reached, and really
+        self._links: deque[tuple[str, Set[str]]] = deque()
+
+    def files(self, root: Path) -> Iterator[tuple[Path, Set[str]]]:
+        """The files of one root, each with the names beside it in lower case."""
+        if root.is_file():
+            yield root, frozenset()
+            return
+        self._folders.append((str(root), str(root)))
+        while self._folders or self._links:
+            if self._folders:
+                yield from self._folder(*self._folders.pop())
+            else:
+                yield from self._link(*self._links.popleft())
+
+    def _folder(self, folder: str, real: str) -> Iterator[tuple[Path, Set[str]]]:
+        """The files of one folder; its folders and links are kept for later."""
+        if real in self._entered:
+            return
+        self._entered.add(real)
+        try:
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            self.passed_over["folders that may not be opened"] += 1
+            return
+        siblings = frozenset(entry.name.lower() for entry in inside)
+        folders = []
+        for entry in inside:
+            place = f"{real}{os.sep}{entry.name}"
+            if entry.is_symlink():
+                self._links.append((entry.path, siblings))
+            elif entry.is_dir() and entry.name.startswith("."):
+                self.passed_over["hidden folders"] += 1
+            elif entry.is_dir():
+                folders.append((entry.path, place))
+            elif not entry.is_file():  # a pipe would be waited for without end
+                self.passed_over["pipes, sockets and devices"] += 1
+            elif place not in self._outright and place not in self._linked:
+                yield Path(entry.path), siblings
+        self._folders.extend(reversed(folders))
+
+    def _link(self, path: str, siblings: Set[str]) -> Iterator[tuple[Path, Set[str]]]:
+        """The file that a link leads to, where it is not read anyway; one to nowhere is a file that cannot be read."""
+        real = os.path.realpath(path)
+        if os.path.isdir(real):
+            self._folders.append((path, real))
+        elif not os.path.exists(real):
+            yield Path(path), siblings
+        elif not os.path.isfile(real):
+            self.passed_over["pipes, sockets and devices"] += 1
+        elif os.path.dirname(real) not in self._entered and real not in self._linked and real not in self._outright:
+            self._linked.add(real)
+            yield Path(path), siblings
 
 
-def _rule(relative: Path) -> str | None:
-    """The rule that passes a file over, by its name alone; None where it is to be read."""
+def _rule(relative: Path, siblings: Set[str]) -> str | None:
+    """The rule that passes a file over, by its name and its neighbours'; None where it may be one to read."""
     name = relative.name.lower()
     if name.startswith(".") or name == "dicomdir":
-        return "hidden files and directory records"
+        return HIDDEN
+    if name.endswith(RAW_PARTS):
+        return "raw parts of a header file" if _has_header(name, siblings) else None
     for rule, suffixes in PASSED_OVER.items():
         if name.endswith(suffixes) and not name.endswith(tuple(FORMATS)):
             return rule
@@ -134,16 +198,23 @@ def _rule(relative: Path) -> str | None:
     return "masks" if in_mask_folder or MASK_STEM.search(plain_name(relative.name)) else None
 
 
+def _has_header(name: str, siblings: Set[str]) -> bool:
+    """Whether a header file lies beside a raw part; parts of a list are numbered, or called as they like."""
+    stem = next(name.removesuffix(suffix) for suffix in RAW_PARTS if name.endswith(suffix))
+    return any(stem + suffix in siblings for suffix in HEADERS) or any(
+        other.endswith((".mhd", ".nhdr")) for other in siblings
+    )
+
+
 def _format(path: Path) -> str | None:
-    """What a file is read as: by its suffix, and where that says nothing, by the mark of a DICOM file."""
+    """What a file is read as: by its suffix, and where that says nothing, by how a DICOM file begins."""
     name = path.name.lower()
     for suffix, kind in FORMATS.items():
         if name.endswith(suffix):
             return kind
-    if name.endswith(DICOM_SUFFIXES):
-        return "dicom"
-    try:
-        with path.open("rb") as file:
-            return "dicom" if file.read(132)[128:] == b"DICM" else None
-    except OSError:
-        return "dicom"  # unreadable: the header reader says so in rejected.csv
+    return "dicom" if name.endswith(DICOM_SUFFIXES) or is_dicom(path) else None
+
+
+def _left_over(path: Path) -> str:
+    lone = path.name.lower().endswith(RAW_PARTS)
+    return "raw parts whose header file is missing" if lone else "files of other kinds"
