@@ -19,7 +19,7 @@ def main(
     """Print the probabilities of each volume, and the slice that looks most like a hemorrhage."""
     for answer in predict_studies(bundle, studies, out):
         told = answer.content
-        print(f"{told['study']}: hemorrhage {told['volume']['hemorrhage']:.3f}")
+        print(f"{answer.study}: hemorrhage {told['volume']['hemorrhage']:.3f}")
         for name, probability in told["types"].items():
             print(f"  {name} {probability:.3f}")
         known = [one for one in told["slices"] if one["probability"] is not None]

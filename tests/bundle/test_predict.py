@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import json
 import os
 import shutil
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,11 @@ def answers(line: Line, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     return found
 
 
+def lines_of(out: Path) -> list[dict[str, str]]:
+    """What `paths.csv` says."""
+    return list(csv.DictReader((out / "paths.csv").open()))
+
+
 def numbers(content: dict[str, Any]) -> list[float]:
     """All probabilities of an answer."""
     slices = [one["probability"] for one in content["slices"] if one["probability"] is not None]
@@ -60,12 +65,13 @@ def test_monai_alone_answers_the_same(line: Line, answers: dict[str, Answer], tm
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    for name, key in (("as_dicom", "dicom-0"), (line.volumes[1].name.split(".")[0], "nifti-1")):
-        content = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+    answer_of = {Path(row["path"]): row["answer"] for row in lines_of(tmp_path / "out")}
+    for path, key in ((studies / "as_dicom", "dicom-0"), (studies / line.volumes[1].name, "nifti-1")):
+        content = json.loads((tmp_path / "out" / answer_of[path]).read_text())
         assert numbers(content) == pytest.approx(numbers(answers[key].content), abs=1e-6)
         assert len(numbers(content)) > 6
     rows = list(csv.DictReader((tmp_path / "out" / "answers.csv").open()))
-    assert [Path(row["study"]).name for row in rows] == [line.volumes[1].name, "as_dicom"]
+    assert [row["answer"] for row in rows] == [answer_of[studies / n] for n in (line.volumes[1].name, "as_dicom")]
     assert float(rows[1]["hemorrhage"]) == pytest.approx(answers["dicom-0"].content["volume"]["hemorrhage"], abs=1e-6)
 
 
@@ -103,14 +109,25 @@ def test_the_probabilities_are_the_networks(line: Line, answers: dict[str, Answe
     assert content["volume"] | content["types"] == pytest.approx(wanted, abs=1e-6)
 
 
-def test_every_slice_is_named_by_index_position_and_sop_uid(line: Line, answers: dict[str, Answer]) -> None:
+def test_every_slice_is_named_by_index_and_position_and_its_uid_stands_in_paths_csv_alone(
+    line: Line, answers: dict[str, Answer]
+) -> None:
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in line.series[0].glob("*.dcm")]
-    z_mm = {str(header.SOPInstanceUID): float(header.ImagePositionPatient[2]) for header in headers}
+    upward = sorted(headers, key=lambda header: float(header.ImagePositionPatient[2]))
     slices = answers["dicom-0"].content["slices"]
+    assert [set(one) for one in slices] == [{"index", "position_mm", "probability"}] * len(headers)
     assert [one["index"] for one in slices] == list(range(len(headers)))
-    assert all(one["position_mm"] == pytest.approx(z_mm[one["sop_instance_uid"]], abs=1e-3) for one in slices)
-    assert all(low["position_mm"] < high["position_mm"] for low, high in pairwise(slices))
-    assert "sop_instance_uid" not in answers["nifti-0"].content["slices"][0]
+    z_mm = [float(header.ImagePositionPatient[2]) for header in upward]
+    assert [one["position_mm"] for one in slices] == pytest.approx(z_mm, abs=1e-3)
+    (traced,) = [row for row in lines_of(answers["dicom-0"].path.parent) if row["path"] == str(line.series[0])]
+    assert traced == {
+        "key": answers["dicom-0"].content["study"],
+        "answer": answers["dicom-0"].path.name,
+        "path": str(line.series[0]),
+        "study_uid": headers[0].StudyInstanceUID,
+        "series_uid": headers[0].SeriesInstanceUID,
+        "sop_instance_uids": ";".join(header.SOPInstanceUID for header in upward),
+    }
 
 
 def box_info(low: float, high: float, grid_slices: int, source_slices: int) -> BoxInfo:
@@ -186,16 +203,6 @@ def test_the_box_is_given_where_the_head_is(line: Line, answers: dict[str, Answe
     assert np.abs(found - center[:3])[:2].max() < 15  # the mean of soft tissue lies near the middle of the head
 
 
-def test_no_name_or_id_of_a_patient_stands_in_the_answers(line: Line, answers: dict[str, Answer]) -> None:
-    header = pydicom.dcmread(next(line.series[0].glob("*.dcm")), stop_before_pixels=True)
-    folder = answers["dicom-0"].path.parent
-    written = "".join(path.read_text() for path in folder.iterdir())
-    assert len(list(folder.iterdir())) == 3
-    for private in (header.PatientID, str(header.PatientName), header.StudyInstanceUID, header.SeriesInstanceUID):
-        assert private
-        assert str(private) not in written
-
-
 @pytest.fixture
 def mixed(line: Line, tmp_path: Path) -> Path:
     """A folder with a scan, a damaged file, and an MR."""
@@ -216,30 +223,54 @@ def test_a_bad_study_does_not_stop_the_rest_and_is_named(line: Line, mixed: Path
     message = str(refused.value)
     assert "1 volumes answered" in message
     assert f"{mixed / 'a_broken.nii.gz'}: " in message
-    assert f"{mixed / 'c_mr.nii.gz'}: It is MR and the bundle was trained on CT" in message
+    assert f"{mixed / 'c_mr.nii.gz'}: By its values it is MR and the bundle was trained on CT" in message
     assert "\n" not in message
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["answers.csv", "b_good.json"]
     rows = list(csv.DictReader((tmp_path / "out" / "answers.csv").open()))
-    assert [(Path(row["study"]).name, bool(row["hemorrhage"]), bool(row["failure"])) for row in rows] == [
+    name_of = {row["key"]: Path(row["path"]).name for row in lines_of(tmp_path / "out")}
+    assert [(name_of[row["study"]], bool(row["hemorrhage"]), bool(row["failure"])) for row in rows] == [
         ("b_good.nii.gz", True, False),
         ("a_broken.nii.gz", False, True),
         ("c_mr.nii.gz", False, True),
     ]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == sorted([f"{rows[0]['study']}.json", "answers.csv", "paths.csv", "private.key"])
 
 
-def test_a_file_that_may_or_may_not_be_ct_is_refused_with_what_to_do(line: Line, tmp_path: Path) -> None:
+def test_a_skull_stripped_ct_is_answered_when_it_is_said_to_be_ct(line: Line, tmp_path: Path) -> None:
     import nibabel
 
-    brain = np.random.default_rng(0).normal(40, 40, (40, 40, 20)).astype(np.int16)  # below zero, but no air
-    nibabel.save(nibabel.Nifti1Image(brain, np.diag([4.0, 4.0, 8.0, 1.0])), tmp_path / "brain.nii.gz")
-    with pytest.raises(UserError, match=r"brain.nii.gz: Its values do not show whether it is CT .* give it as DICOM"):
-        predict_studies(line.bundle, [tmp_path / "brain.nii.gz"], tmp_path / "out")
+    image = nibabel.load(line.volumes[0])
+    hu = np.asanyarray(image.dataobj)
+    brain = np.where((hu > -20) & (hu < 90), hu, 0).astype(np.int16)  # below zero, but no air
+    stripped = tmp_path / "brain.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(brain, image.affine), stripped)
+    with pytest.raises(UserError, match=r"brain.nii.gz: .* --modality CT"):
+        predict_studies(line.bundle, [stripped], tmp_path / "out")
+    (answer,) = predict_studies(line.bundle, [stripped], tmp_path / "out", modality="CT")
+    assert len(answer.content["slices"]) == image.shape[2]
+    assert any("no air" in note for note in answer.content["preprocessing"]["notes"])
+    nibabel.save(nibabel.Nifti1Image(np.maximum(brain, 0), image.affine), stripped)
+    with pytest.raises(UserError, match=r"By its values it is MR .* say --modality CT"):
+        predict_studies(line.bundle, [stripped], tmp_path / "out")
+    assert len(predict_studies(line.bundle, [stripped], tmp_path / "out", modality="CT")) == 1
+
+
+def test_what_the_user_says_of_files_does_not_overrule_dicom_and_must_be_ct_or_mr(line: Line, tmp_path: Path) -> None:
+    assert len(predict_studies(line.bundle, line.series[:1], tmp_path / "out", modality="MR")) == 1
+    with pytest.raises(UserError, match="It is MR and the bundle was trained on CT"):
+        predict_studies(line.bundle, line.volumes[:1], tmp_path / "out", modality="MR")
+    with pytest.raises(UserError, match="--modality PET is neither CT nor MR"):
+        predict_studies(line.bundle, line.volumes[:1], tmp_path / "none", modality="PET")
+    assert not (tmp_path / "none").exists()
 
 
 def test_when_no_study_can_be_answered_the_table_says_why(line: Line, mixed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0 volumes answered"):
         predict_studies(line.bundle, [mixed / "a_broken.nii.gz"], tmp_path / "out")
-    assert "a_broken" in (tmp_path / "out" / "answers.csv").read_text()
+    (row,) = csv.DictReader((tmp_path / "out" / "answers.csv").open())
+    (traced,) = lines_of(tmp_path / "out")
+    assert (row["study"], row["answer"], bool(row["failure"])) == (traced["key"], "", True)
+    assert (traced["answer"], traced["path"]) == ("", str(mixed / "a_broken.nii.gz"))
 
 
 def test_a_path_that_does_not_exist_is_refused_before_anything_is_answered(line: Line, tmp_path: Path) -> None:
@@ -255,8 +286,10 @@ def test_studies_that_share_a_folder_are_told_apart_by_their_uid(line: Line, tmp
         for path in series.glob("*.dcm"):
             shutil.copy(path, flat / f"{series.name}-{path.name}")
     studies = find_studies(flat)
-    assert [study.name for study in studies] == ["export", "export-2"]
+    assert [study.path for study in studies] == [flat, flat]
     assert [len(study.sources) for study in studies] == [1, 1]
+    uids = {str(pydicom.dcmread(next(s.glob("*.dcm")), stop_before_pixels=True).StudyInstanceUID) for s in line.series}
+    assert {study.uid for study in studies} == {study.identity for study in studies} == uids
 
 
 def test_a_scout_in_the_study_is_passed_over_and_said(
@@ -269,7 +302,7 @@ def test_a_scout_in_the_study_is_passed_over_and_said(
     (study / "scout").mkdir()
     scout.save_as(study / "scout" / "1.dcm")
     (answer,) = predict_studies(line.bundle, [study], tmp_path / "out")
-    assert answer.path.name == "study.json"
+    assert answer.path.name == f"{answer.content['study']}.json"
     assert numbers(answer.content) == numbers(answers["dicom-0"].content)
     assert "a part was passed over: 1 slices" in capsys.readouterr().err
 
@@ -292,8 +325,80 @@ def test_files_of_one_name_get_an_answer_each(line: Line, tmp_path: Path) -> Non
         (tmp_path / folder).mkdir()
         shutil.copy(volume, tmp_path / folder / "scan.nii.gz")
     written = predict_studies(line.bundle, [tmp_path / "a", tmp_path / "b"], tmp_path / "out")
-    assert [answer.path.name for answer in written] == ["scan.json", "scan-2.json"]
-    assert [answer.content["study"] for answer in written] == [str(tmp_path / f / "scan.nii.gz") for f in "ab"]
+    paths = {row["key"]: row["path"] for row in lines_of(tmp_path / "out")}
+    assert [paths[answer.content["study"]] for answer in written] == [str(tmp_path / f / "scan.nii.gz") for f in "ab"]
+    assert [answer.study for answer in written] == [tmp_path / f / "scan.nii.gz" for f in "ab"]
+
+
+def test_a_study_of_two_series_gets_two_answers_under_one_key(line: Line, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    shutil.copytree(line.series[0], study / "axial")
+    (study / "again").mkdir()
+    series = generate_uid()
+    for path in (study / "axial").glob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID, dataset.SOPInstanceUID = series, generate_uid()
+        dataset.save_as(study / "again" / path.name)
+    written = predict_studies(line.bundle, [study], tmp_path / "out")
+    key = written[0].content["study"]
+    assert [answer.path.name for answer in written] == [f"{key}.json", f"{key}-volume2.json"]
+    rows = {row["answer"]: row for row in lines_of(tmp_path / "out")}
+    assert {row["key"] for row in rows.values()} == {key}
+    assert len({row["series_uid"] for row in rows.values()} - {""}) == 2
+    assert rows.keys() == {answer.path.name for answer in written}
+
+
+def test_the_key_says_nothing_without_the_secret_and_stays_when_the_scan_moves(line: Line, tmp_path: Path) -> None:
+    moved = shutil.copytree(line.series[0], tmp_path / "elsewhere")
+    (first,) = predict_studies(line.bundle, line.series[:1], tmp_path / "out")
+    (again,) = predict_studies(line.bundle, [moved], tmp_path / "out")
+    (apart,) = predict_studies(line.bundle, [moved], tmp_path / "other")
+    (shared,) = predict_studies(line.bundle, [moved], tmp_path / "third", key=tmp_path / "out" / "private.key")
+    secret = bytes.fromhex((tmp_path / "out" / "private.key").read_text())
+    uid = pydicom.dcmread(next(moved.glob("*.dcm")), stop_before_pixels=True).StudyInstanceUID
+    wanted = hmac.new(secret, f"answer\0{uid}".encode(), "sha256").hexdigest()[:24]
+    keys = [answer.content["study"] for answer in (first, again, shared, apart)]
+    assert keys[:3] == [wanted] * 3
+    assert keys[3] != wanted
+    assert [row["path"] for row in lines_of(tmp_path / "out")] == [str(moved)]
+
+
+def test_paths_of_earlier_studies_stay_when_others_are_answered(line: Line, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for study in line.volumes[:2]:
+        predict_studies(line.bundle, [study], out)
+    (tmp_path / "broken.nii.gz").write_bytes(b"no volume")
+    with pytest.raises(UserError, match="0 volumes answered"):
+        predict_studies(line.bundle, [tmp_path / "broken.nii.gz"], out)
+    paths = [*map(str, line.volumes[:2]), str(tmp_path / "broken.nii.gz")]
+    assert sorted(row["path"] for row in lines_of(out)) == sorted(paths)
+    assert len({row["key"] for row in lines_of(out)}) == 3
+    assert {row["answer"] for row in lines_of(out)} == {path.name for path in out.glob("*.json")} | {""}
+
+
+def test_answers_do_not_go_into_a_store_whose_paths_they_would_replace(line: Line) -> None:
+    before = (line.store / "paths.csv").read_bytes()
+    with pytest.raises(UserError, match=r"its paths.csv was not written by volssl predict"):
+        predict_studies(line.bundle, line.volumes[:1], line.store)
+    assert (line.store / "paths.csv").read_bytes() == before
+    assert not (line.store / "answers.csv").exists()
+
+
+def test_another_key_than_the_folders_is_refused(line: Line, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "private.key").write_text("00" * 32)
+    (tmp_path / "key").write_text("11" * 32)
+    with pytest.raises(UserError, match="was made with another key"):
+        predict_studies(line.bundle, line.volumes[:1], tmp_path / "out", key=tmp_path / "key")
+
+
+def test_the_terminal_says_which_answer_is_whose(
+    line: Line, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (answer,) = predict_studies(line.bundle, line.volumes[:1], tmp_path / "out")
+    probability = answer.content["volume"]["hemorrhage"]
+    said = f"{answer.content['study']}  {line.volumes[0]}  hemorrhage {probability:.3f}"
+    assert said in capsys.readouterr().err.splitlines()
 
 
 def test_a_file_name_is_never_taken_for_an_expression(
@@ -304,5 +409,7 @@ def test_a_file_name_is_never_taken_for_an_expression(
     for name in names:
         shutil.copy(line.volumes[0], f"{name}.nii.gz")
     written = predict_studies(line.bundle, [Path(f"{name}.nii.gz") for name in names], Path("$out"))
-    assert {answer.path.name for answer in written} == {f"{name}.json" for name in names}
+    paths = {row["path"] for row in lines_of(Path("$out"))}
+    assert paths == {str(tmp_path / f"{name}.nii.gz") for name in names}
+    assert {answer.study.name for answer in written} == {f"{name}.nii.gz" for name in names}
     assert not Path("ran").exists()

@@ -14,11 +14,14 @@ import numpy as np
 from ignite.engine import Engine, Events
 from torch import Tensor
 
+from volssl.bundle.answer_keys import AnswerKeys
 from volssl.bundle.metadata import BundleFacts, read_facts
-from volssl.data.studies import Failure, Studies
+from volssl.data.ledger import PATHS
+from volssl.data.studies import Studies, Study
 from volssl.data.volume import Volume
 from volssl.errors import UserError
 from volssl.files import write_text
+from volssl.progress import say
 from volssl.tasks.slices import LEAST_OVERLAP
 from volssl.transforms.head_box import BoxInfo
 
@@ -29,15 +32,17 @@ ORIGINS = {
     False: "What it answers has been tested on the data named in the model card at most.",
     None: "Whether its training data were simulated is not recorded.",
 }
+SHOWN = 20  # answers on the terminal; the table has them all
 UNLIKE = "unlike the training data: "
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer for one volume, and the JSON file it stands in."""
+    """The answer for one volume, the JSON file it stands in, and the study as the user named it: not in the file."""
 
     path: Path
     content: dict[str, Any]
+    study: Path
 
     def as_dict(self) -> dict[str, Any]:
         """What stands in the file."""
@@ -47,17 +52,23 @@ class Answer:
 class AnswerWriter:
     """Write a JSON for each volume that an engine has predicted, and at the end one CSV for all.
 
+    They name a study by its key; what the key stands for is in `paths.csv` and on the terminal.
+
     Args:
         bundle_root: folder of the bundle, for the facts of its metadata.
         output_dir: for the answers.
         studies: what the engine iterates over.
+        key: file with the secret of the keys; None takes the one in `output_dir`, or makes one there.
 
     Attributes:
         answers: written so far.
     """
 
-    def __init__(self, *, bundle_root: str | Path, output_dir: str | Path, studies: Studies) -> None:
+    def __init__(
+        self, *, bundle_root: str | Path, output_dir: str | Path, studies: Studies, key: str | Path | None = None
+    ) -> None:
         self.bundle_root, self.output_dir, self.studies = Path(bundle_root), Path(output_dir), studies
+        self.key = Path(key) if key else None
         self.answers: list[Answer] = []
 
     def attach(self, engine: Engine) -> None:
@@ -67,34 +78,53 @@ class AnswerWriter:
 
     def start(self, engine: Engine) -> None:  # noqa: ARG002  (an Ignite handler)
         self.facts, self.answers = read_facts(self.bundle_root), []
+        self.keys = AnswerKeys(self.output_dir, self.key)
 
     def write(self, engine: Engine) -> None:
         """Write the answer for the volume that the engine holds."""
         batch = engine.state.batch
+        study: Study = batch["study"]
+        key, place = self.keys.of(study), batch["place"]
+        path = self.output_dir / (f"{key}-volume{place + 1}.json" if place else f"{key}.json")
         content = answer(
             self.facts,
             engine.state.output["pred"][0].float().cpu(),
             volume=batch["volume"],
             info=BoxInfo.from_dict(batch["image_box"]),
-            study=str(batch["study"].path),
+            study=key,
         )
-        path = self.output_dir / f"{batch['name']}.json"
+        self.keys.enter(study, path.name, batch["volume"].origin)
         write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-        self.answers.append(Answer(path, content))
+        self.answers.append(Answer(path, content, study.path))
 
     def finish(self, engine: Engine) -> None:  # noqa: ARG002
-        """Write the table.
+        """Write the tables, and show which answer is whose.
 
         Raises:
             UserError: where studies have no answer; it names them.
         """
         failures = self.studies.failures
-        write_text(self.output_dir / TABLE, table(self.answers, failures, self.facts.labels))
+        for failure in failures:
+            self.keys.enter(failure.study)
+        refused = [(self.keys.of(failure.study), failure.reason) for failure in failures]
+        write_text(self.output_dir / TABLE, table(self.answers, refused, self.facts.labels))
+        self.keys.fold()
+        self.show()
         if failures:
             named = "; ".join(f"{failure.study.path}: {failure.reason.rstrip('.')}" for failure in failures[:5])
-            more = f"; and {len(failures) - 5} more, see {self.output_dir / TABLE}" if len(failures) > 5 else ""
+            tables = f"{self.output_dir / TABLE} and {PATHS} beside it"
+            more = f"; and {len(failures) - 5} more, see {tables}" if len(failures) > 5 else ""
             answered = f"{len(self.answers)} volumes answered in {self.output_dir}"
             raise UserError(f"{answered}, {len(failures)} studies could not be: {named}{more}")
+
+    def show(self) -> None:
+        """Say each answer's key, its study as the user named it, and the probability for the volume."""
+        for one in self.answers[:SHOWN]:
+            label, probability = next(iter(one.content["volume"].items()))
+            say(f"{one.path.stem}  {one.study}  {label} {probability:.3f}")
+        if len(self.answers) > SHOWN:
+            tables = f"{self.output_dir / TABLE}, and {PATHS} beside it"
+            say(f"and {len(self.answers) - SHOWN} more: {tables} says whose they are")
 
 
 def answer(facts: BundleFacts, probabilities: Tensor, *, volume: Volume, info: BoxInfo, study: str) -> dict[str, Any]:
@@ -103,7 +133,7 @@ def answer(facts: BundleFacts, probabilities: Tensor, *, volume: Volume, info: B
     Args:
         probabilities: (labels + slices,), as the network's columns stand.
         info: where the network looked.
-        study: what the user calls it.
+        study: its key.
     """
     warnings = unlike_training(facts, volume, info)
     first, *others = (float(value) for value in probabilities[: len(facts.labels)])
@@ -127,12 +157,13 @@ def unlike_training(facts: BundleFacts, volume: Volume, info: BoxInfo) -> list[s
 
 
 def slices(probabilities: Tensor, volume: Volume, info: BoxInfo) -> list[dict[str, Any]]:
-    """The source's slices from inferior to superior: index, position in mm, SOPInstanceUID for DICOM, probability."""
-    sops = volume.origin.sops
+    """The source's slices from inferior to superior: index, position in mm, probability."""
     return [
-        {"index": index, "position_mm": round(volume.first_slice_z_mm + index * volume.slice_step_z_mm, 3)}
-        | ({"sop_instance_uid": sops[index]} if sops else {})
-        | {"probability": probability}
+        {
+            "index": index,
+            "position_mm": round(volume.first_slice_z_mm + index * volume.slice_step_z_mm, 3),
+            "probability": probability,
+        }
         for index, probability in enumerate(source_slices(probabilities, info))
     ]
 
@@ -183,8 +214,8 @@ def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str
     }
 
 
-def table(answers: Sequence[Answer], failures: Sequence[Failure], labels: Sequence[str]) -> str:
-    """A CSV: a row a volume, then a row a study without an answer and why."""
+def table(answers: Sequence[Answer], refused: Sequence[tuple[str, str]], labels: Sequence[str]) -> str:
+    """A CSV: a row a volume, then a row a study without an answer: its key and why."""
     text = io.StringIO()
     columns = ["study", "answer", *labels, "in_training_range", "warnings", "failure"]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -193,8 +224,8 @@ def table(answers: Sequence[Answer], failures: Sequence[Failure], labels: Sequen
         content = one.content
         row = {"study": content["study"], "answer": one.path.name, "in_training_range": content["in_training_range"]}
         writer.writerow(row | content["volume"] | content["types"] | {"warnings": "; ".join(content["warnings"])})
-    for failure in failures:
-        writer.writerow({"study": str(failure.study.path), "failure": failure.reason})
+    for key, reason in refused:
+        writer.writerow({"study": key, "failure": reason})
     return text.getvalue()
 
 

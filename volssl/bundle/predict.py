@@ -5,31 +5,48 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from volssl.bundle.answers import Answer, AnswerWriter
 from volssl.bundle.verify import build, check_bundle
 from volssl.errors import UserError
 
 
-def predict_studies(bundle: Path, studies: Sequence[Path], out: Path, *, trust: bool = False) -> list[Answer]:
-    """Answer for every volume of the studies: a JSON each and one CSV in `out`.
+def predict_studies(
+    bundle: Path,
+    studies: Sequence[Path],
+    out: Path,
+    *,
+    modality: str | None = None,
+    key: Path | None = None,
+    trust: bool = False,
+) -> list[Answer]:
+    """Answer for every volume of the studies: a JSON each and one CSV in `out`, which name a study by its key.
 
-    What runs is what `python -m monai.bundle run` runs of the same bundle, so that the answers are the same.
+    What runs is what `python -m monai.bundle run` runs of the same bundle, so that the answers are the same. What a key
+    stands for is in `paths.csv` and on the terminal, and nowhere else.
 
     Args:
         bundle: that `volssl export` wrote.
         studies: DICOM folders, volume files, or folders of them.
         out: folder for the answers; made where it is missing.
+        modality: `CT` or `MR`, for files that do not say it; None tells it from the values.
+        key: a file with the secret of the keys; None takes the one in `out`, or makes one there.
         trust: run a bundle whose config names code that is not known here.
 
     Raises:
-        UserError: for a bundle that is refused, studies that do not exist, or, after all others are answered, for those
-            that could not be.
+        UserError: for a bundle that is refused, studies that do not exist, an `out` that holds a store or other keys,
+            or, after all others are answered, for studies that could not be.
     """
     checked = check_bundle(Path(bundle), trust=trust)
     # Paths as objects: as text they would be looked through for references and expressions.
     places = {"bundle_root": checked.root, "dataset_dir": [Path(study) for study in studies], "output_dir": Path(out)}
-    writer, evaluator = build(checked.config | places, "writer", "evaluator")
+    config = checked.config | places
+    if modality is not None:
+        config["dataset"] = with_keyword(config, "dataset", "files_modality", modality)
+    if key is not None:
+        config["writer"] = with_keyword(config, "writer", "key", Path(key))
+    writer, evaluator = build(config, "writer", "evaluator")
     if not isinstance(writer, AnswerWriter):
         raise UserError(
             f"{bundle}: its inference config has no writer of answers; write the bundle with `volssl export`"
@@ -39,3 +56,14 @@ def predict_studies(bundle: Path, studies: Sequence[Path], out: Path, *, trust: 
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what stops it is raised, and shown once
     evaluator.run()
     return writer.answers
+
+
+def with_keyword(config: dict[str, Any], name: str, keyword: str, value: object) -> dict[str, Any]:
+    """An object of a config with one more keyword.
+
+    Raises:
+        UserError: where the config has no such object.
+    """
+    if not isinstance(config.get(name), dict):
+        raise UserError(f"the inference config has no {name}; write the bundle with `volssl export`")
+    return {**config[name], keyword: value}

@@ -17,15 +17,12 @@ from volssl.data import checks
 from volssl.data.crew import Crew, quiet_libraries
 from volssl.data.dicom import Series
 from volssl.data.discovery import discover
-from volssl.data.keys import plain_name
-from volssl.data.preparation import Refused, Source, gather
+from volssl.data.sources import Refused, Source, gather
 from volssl.data.volume import RefusedError, Volume
 from volssl.errors import UserError
 from volssl.progress import say, track
 
 Paths = str | Path | Sequence[str | Path]
-# `prepare` takes the user's word for it; an answer does not rest on a guess.
-NO_AIR = "Its values do not show whether it is CT in Hounsfield units, which have air at -1000; give it as DICOM."
 
 
 @dataclass(frozen=True)
@@ -34,27 +31,31 @@ class Study:
 
     Attributes:
         path: as the user named it, or what lies below: a volume file, or the folder of a DICOM study.
-        name: the file's or folder's own, made unique; answers are called so.
+        identity: its StudyInstanceUID, or where it has none its whole path: what tells it from all others. Private.
+        uid: its StudyInstanceUID; empty where unknown. Private.
         sources: its volumes, unread.
         refused: why files of it cannot be read, from their headers.
     """
 
     path: Path
-    name: str
+    identity: str
+    uid: str
     sources: tuple[Source, ...]
     refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A study without an answer, and why."""
+    """A study without an answer, and why: a sentence that names no path."""
 
     study: Study
     reason: str
 
 
 class Studies(IterableDataset[dict[str, Any]]):
-    """Yields one batch a volume: `image` (1, 1, *grid), what the transform left beside it, `study` and `volume`.
+    """Yields one batch a volume: `image` (1, 1, *grid), what the transform left beside it, `study`, `volume`, `place`.
+
+    `place` counts the volumes of a study from 0.
 
     The headers are read first, the voxels of a volume when its turn comes. A study that cannot be read, is of another
     modality, or fails in the transform stops no other: it stands in `failures` once the iteration has passed it.
@@ -63,23 +64,32 @@ class Studies(IterableDataset[dict[str, Any]]):
         data: a folder with studies in it, a study, or several of either.
         transform: from a dictionary with `image`, a MetaTensor (1, R, A, S) in RAS, HU for CT.
         modality: what the network was trained on; another is refused.
+        files_modality: `CT` or `MR`, what the files are that do not say it; None tells it from the values.
 
     Attributes:
         failures: of the last iteration.
     """
 
     def __init__(
-        self, data: Paths, *, transform: Callable[[dict[str, Any]], dict[str, Any]], modality: str = "CT"
+        self,
+        data: Paths,
+        *,
+        transform: Callable[[dict[str, Any]], dict[str, Any]],
+        modality: str = "CT",
+        files_modality: str | None = None,
     ) -> None:
-        self.data, self.transform, self.modality = data, transform, modality
+        self.data, self.transform = data, transform
+        self.modality, self.files_modality = modality, files_modality
         self.failures: list[Failure] = []
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        if self.files_modality not in (None, "CT", "MR"):
+            raise UserError(f"--modality {self.files_modality} is neither CT nor MR")
         self.failures = []
         studies = find_studies(self.data)
         for study in track(studies, "Answering studies", len(studies)):
             try:
-                volumes = read_study(study, modality=self.modality)
+                volumes = read_study(study, modality=self.modality, files_modality=self.files_modality)
             except UserError as error:
                 self.failures.append(Failure(study, str(error)))
                 continue
@@ -90,8 +100,7 @@ class Studies(IterableDataset[dict[str, Any]]):
                 except (RuntimeError, ValueError, MemoryError) as error:
                     self.failures.append(Failure(study, first_line(error.__cause__ or error)))
                     continue
-                name = study.name if len(volumes) == 1 else f"{study.name}-volume{place + 1}"
-                yield sample | {"image": sample["image"][None], "study": study, "volume": volume, "name": name}
+                yield sample | {"image": sample["image"][None], "study": study, "volume": volume, "place": place}
 
 
 def first_line(error: BaseException) -> str:
@@ -110,11 +119,11 @@ def find_studies(data: Paths) -> list[Study]:
     found: dict[str, Gathered] = {}
     for source in chain.from_iterable(gather(discover([path]).files, Crew(0)) for path in paths):
         if isinstance(source, Refused):
-            folder = source.found.path.parent
-            found.setdefault(f"refused in {folder}", Gathered(folder)).refused.append(source.sentence)
+            path = source.found.path.parent if source.found.format == "dicom" else source.found.path
+            found.setdefault(f"refused {path}", Gathered(path)).refused.append(source.sentence)
         else:
             uid = source.slices[0].study if isinstance(source, Series) else ""
-            found.setdefault(uid or str(source.path), Gathered(source.path)).take(source)
+            found.setdefault(uid or str(source.path), Gathered(source.path, uid)).take(source)
     readable = {study.path: study for study in found.values() if study.sources}
     for key, study in list(found.items()):
         if not study.sources and study.path in readable:  # a damaged file beside the slices of a scan
@@ -123,11 +132,9 @@ def find_studies(data: Paths) -> list[Study]:
         raise UserError(
             f"no study in {', '.join(map(str, paths))}: name a DICOM folder, or a NIfTI, NRRD or MetaImage file"
         )
-    ordered = sorted(found.values(), key=lambda study: study.path)
-    names = unique_names([study.path for study in ordered])
     return [
-        Study(as_named(study.path, paths), name, tuple(study.sources), tuple(study.refused))
-        for study, name in zip(ordered, names, strict=True)
+        Study(as_named(study.path, paths), identity, study.uid, tuple(study.sources), tuple(study.refused))
+        for identity, study in sorted(found.items(), key=lambda item: (item[1].path, item[0]))
     ]
 
 
@@ -136,6 +143,7 @@ class Gathered:
     """A study while its parts come together."""
 
     path: Path
+    uid: str = ""
     sources: list[Source] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
 
@@ -146,8 +154,11 @@ class Gathered:
             self.path = shared_folder(self.path, source.path)
 
 
-def read_study(study: Study, *, modality: str) -> list[Volume]:
+def read_study(study: Study, *, modality: str, files_modality: str | None = None) -> list[Volume]:
     """Read and check a study's volumes of a modality; what else it holds is said.
+
+    Args:
+        files_modality: what files are that do not say it themselves.
 
     Raises:
         UserError: where no volume is left; the line says why.
@@ -155,14 +166,17 @@ def read_study(study: Study, *, modality: str) -> list[Volume]:
     volumes, reasons = [], list(dict.fromkeys(study.refused))
     for source in study.sources:
         try:
-            volume = checked(source)
+            volume = checked(source, files_modality)
         except RefusedError as refusal:
-            reasons.append(NO_AIR if refusal.reason == "modality_unknown" else refusal.sentence)
+            reasons.append(refusal.sentence)
             continue
         if volume.modality == modality:
             volumes.append(volume)
-        else:
+        elif source.says_modality or files_modality:
             reasons.append(f"It is {volume.modality} and the bundle was trained on {modality}.")
+        else:
+            taken = f"By its values it is {volume.modality} and the bundle was trained on {modality}"
+            reasons.append(f"{taken}: say --modality {modality} where they deceive.")
     if not volumes:
         raise UserError(" ".join(reasons))
     for reason in reasons:
@@ -170,10 +184,10 @@ def read_study(study: Study, *, modality: str) -> list[Volume]:
     return volumes
 
 
-def checked(source: Source) -> Volume:
+def checked(source: Source, modality: str | None = None) -> Volume:
     """Read and check a source as `volssl prepare` does; what nobody foresaw refuses this one alone, and is told."""
     try:
-        return checks.check(source.read())
+        return checks.check(source.read(), modality)
     except RefusedError:
         raise
     except Exception as error:
@@ -198,16 +212,3 @@ def as_named(path: Path, given: Sequence[Path]) -> Path:
         if path.is_relative_to(root.resolve()):
             return root / path.relative_to(root.resolve())
     return path
-
-
-def unique_names(paths: Sequence[Path]) -> list[str]:
-    """A name for each path, without its suffix; one that stands for several is numbered."""
-    names: list[str] = []
-    for path in paths:
-        stem = plain_name(path.name)
-        name, number = stem, 1
-        while name in names:
-            number += 1
-            name = f"{stem}-{number}"
-        names.append(name)
-    return names
