@@ -11,7 +11,7 @@ import pandas as pd
 from volssl.data.dicom_headers import AGE_CAP_YEARS
 from volssl.data.keys import keyed_hash, study_alias
 from volssl.data.manifest import PATIENT_UNKNOWN, Row, age_band
-from volssl.data.splits import SPLITS, split_of
+from volssl.data.splits import SPLITS, SplitPlan, by_hash, same_person, settle
 from volssl.errors import UserError
 from volssl.progress import say
 
@@ -75,24 +75,35 @@ def read_patients(path: Path) -> PatientTable:
 def join_patients(rows: Sequence[Row], table: PatientTable, key: bytes) -> None:
     """Fill what the table tells into the rows whose study it names.
 
+    A split that it tells holds for every volume of the patient, whether the table names the study or not.
+
     Raises:
-        UserError: it names no study of the store, or a name fits two studies.
+        UserError: it names no study of the store, a name fits two studies, or a study is named twice.
     """
     by_alias: dict[str, list[Row]] = {}
     for row in rows:
         for alias in row["aliases"]:
             by_alias.setdefault(alias, []).append(row)
-    unmatched = []
+    unmatched: list[str] = []
+    named: dict[str, str] = {}
+    told: dict[str, str] = {}
     for record in table.frame.to_dict("records"):
-        matches = by_alias.get(study_alias(key, record["study"]), [])
-        if len({row["study"] for row in matches}) > 1:
-            raise UserError(
-                f"{table.path}: the name {record['study']!r} fits two studies: name each by its file or UID"
-            )
+        name = record["study"]
+        matches = by_alias.get(study_alias(key, name), [])
+        studies = {row["study"] for row in matches}
+        if len(studies) > 1:
+            raise UserError(f"{table.path}: the name {name!r} fits two studies: name each by its file or UID")
+        for study in studies:
+            if named.setdefault(study, name) != name:
+                raise UserError(f"{table.path} names one study twice, as {named[study]!r} and {name!r}: leave one line")
         for row in matches:
             _fill(row, record, key)
         if not matches:
-            unmatched.append(record["study"])
+            unmatched.append(name)
+        elif record.get("split"):
+            told[keyed_hash(key, "patient", record["patient"])] = record["split"]
+    for row in rows:
+        row["split"] = told.get(row["patient"], row["split"])
     if len(unmatched) == len(table.frame):
         names = ", ".join(unmatched[:3])
         raise UserError(f"{table.path} names no study of the store ({names}): use the file or folder name, or the UID")
@@ -100,20 +111,26 @@ def join_patients(rows: Sequence[Row], table: PatientTable, key: bytes) -> None:
         say(f"{len(unmatched)} of {len(table.frame)} studies in {table.path.name} are not in the store")
 
 
-def settle_splits(rows: Sequence[Row], key: bytes) -> None:
-    """Give each row its age band, and each patient one split: the one told, else the one kept, else the hash's."""
-    kept = {row["patient"]: row["split"] for row in sorted(rows, key=lambda row: str(row["id"])) if row["split"]}
+def settle_splits(rows: Sequence[Row], key: bytes, plan: SplitPlan | None = None) -> None:
+    """Give each row its age band, and each patient one split and fold: as told, else as kept, else by the hash.
+
+    Near-duplicates have been grouped before: what they tell of unknown patients counts.
+
+    Raises:
+        TwoSidesError: the rows put a patient on two sides.
+    """
+    plan = plan or SplitPlan()
+    settle(rows, same_person(rows), plan, *by_hash(key, plan))
     for row in rows:
-        row["split"] = kept.get(row["patient"]) or split_of(row["patient"], key)
         row["age_band"] = row["age_band"] or age_band(row["age_years"])
 
 
 def _fill(row: Row, record: dict[str, str], key: bytes) -> None:
     patient = keyed_hash(key, "patient", record["patient"])
     if row["patient"] != patient:
-        row["patient"], row["split"] = patient, None
+        row["patient"], row["split"], row["fold"] = patient, None, None
     row["notes"] = [note for note in row["notes"] if note != PATIENT_UNKNOWN]
-    for name in ("split", "sex", "site", "scanner", "age_band"):
+    for name in ("sex", "site", "scanner", "age_band"):
         row[name] = record.get(name) or row[name]
     if record.get("age"):
         row["age_years"] = min(int(float(record["age"])), AGE_CAP_YEARS)
