@@ -155,7 +155,7 @@ def test_the_place_agrees_with_simpleitk(tmp_path: Path) -> None:
         ("modality", [], lambda d, i: setattr(d, "Modality", "US")),
         ("multi_frame", [], lambda d, i: setattr(d, "NumberOfFrames", 3)),
         ("geometry", [], lambda d, i: delattr(d, "ImagePositionPatient")),
-        ("colour", [], lambda d, i: setattr(d, "PhotometricInterpretation", "MONOCHROME1")),
+        ("colour", [], lambda d, i: setattr(d, "PhotometricInterpretation", "PALETTE COLOR")),
         ("pixels", [], lambda d, i: setattr(d, "PixelData", d.PixelData[:99] if i == 3 else d.PixelData)),
     ],
 )

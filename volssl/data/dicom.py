@@ -1,53 +1,56 @@
-"""DICOM series: slices grouped into volumes, sorted along their normal, decoded and placed in space."""
+"""DICOM series: slices grouped into stacks, sorted along their normal, decoded and placed in space."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
-import pydicom
-import SimpleITK
 
-from volssl.data.checks import AIR_HU
 from volssl.data.dicom_geometry import (
     TILT_MIN_DEGREES,
-    has_place,
-    sorted_evenly,
+    even_step,
+    sorted_along_normal,
     stack_affine,
     tilt_degrees,
     upright,
 )
-from volssl.data.dicom_headers import CT_IMAGE, SECONDARY_CAPTURE, Header
+from volssl.data.dicom_headers import Header
+from volssl.data.dicom_kinds import is_derived, refusal
+from volssl.data.dicom_pixels import check_decodable, decoded, fill
+from volssl.data.dicom_stacks import SLICES_MIN, bucket, has_place, stacks_of, without_copies
 from volssl.data.volume import Origin, RefusedError, Volume, oriented, slices_are_axial
-
-SLICES_MIN = 5
 
 
 @dataclass(frozen=True)
 class Series:
-    """A source of one volume that is many files: slices of one series with one orientation, size and spacing."""
+    """A source of one volume that is many slices: of one series, with one orientation, size and spacing.
+
+    Attributes:
+        part: what tells it from other stacks of its series and plane; private.
+        notes: the same for the reader.
+        failure: what grouping the slices raised, where it did.
+    """
 
     slices: tuple[Header, ...]
+    part: str = ""
     notes: tuple[str, ...] = ()
+    failure: str = ""
 
     @property
     def path(self) -> Path:
-        """The folder that holds all slices."""
-        parents = [one.found.path.parent for one in self.slices]
-        shared = parents[0]
+        """The file, or the folder that holds all slices."""
+        if len(self.files) == 1:
+            return self.files[0]
+        parents = {path.parent for path in self.files}
+        shared = min(parents, key=lambda path: len(path.parts))
         while not all(parent.is_relative_to(shared) for parent in parents):
             shared = shared.parent
         return shared
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Every file of it, copies of slices included."""
-        return tuple(one.found.path for one in self.slices)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -56,8 +59,11 @@ class Series:
 
     @property
     def voxels(self) -> int:
-        """Number of voxels by the headers."""
-        return sum(one.rows * one.columns for one in self.slices)
+        """Number of voxels by the headers; 0 where they already rule the slices out."""
+        first = self.slices[0]
+        if self.failure or refusal(first) or len(self.slices) < SLICES_MIN:
+            return 0
+        return first.rows * first.columns * len(self.slices)
 
     @property
     def stored_bytes_per_voxel(self) -> int:
@@ -66,10 +72,13 @@ class Series:
 
     @property
     def identity(self) -> str:
-        """What stays the same when the files move: series UID and geometry; without a UID, the slices themselves."""
+        """What stays the same when the files move: UIDs and geometry; without a UID, the slices themselves."""
         first = self.slices[0]
         name = first.series or " ".join(sorted({one.sop or _digest(one.found.path) for one in self.slices}))
-        return f"{name} {_stack(first)[1:]} {first.phase if self.notes else ''}"
+        orientation = " ".join(f"{value:.3f}" for value in first.orientation or ()).replace("-0.000", "0.000")
+        spacing = f"{first.row_spacing_mm or 0:.4f} {first.column_spacing_mm or 0:.4f}"
+        kind = " ".join(bucket(first)[3:])
+        return " ".join([name, first.study, first.patient, orientation, spacing, kind, self.part])
 
     @property
     def source(self) -> str:
@@ -79,7 +88,7 @@ class Series:
     @property
     def stamp(self) -> str:
         """Changes when a file does, or joins or leaves."""
-        return " ".join(sorted(f"{one.found.path.name} {one.stamp}" for one in self.slices))
+        return " ".join(sorted({one.found.path: f"{one.found.path.name} {one.stamp}" for one in self.slices}.values()))
 
     @property
     def says_modality(self) -> bool:
@@ -92,16 +101,14 @@ class Series:
         Raises:
             RefusedError: the slices are of another kind, are missing, doubled or uneven, or cannot be decoded.
         """
-        _check_kind(self.slices)
-        slices, copies = _without_copies(self.slices)
-        slices, step_mm = sorted_evenly(slices)
-        notes = [*self.notes, *([f"{copies} copies of slices were passed over"] if copies else [])]
-        array = np.stack([_decode(one) for one in slices], axis=-1)  # (column, row, slice)
-        array, padded = _padding_to_air(array, slices)
-        notes += [f"{padded} padding voxels became air"] if padded else []
+        slices, notes = self._settled()
+        step_mm = even_step(slices)
         affine = stack_affine(slices[0], step_mm)
-        origin = _origin(slices, self.identity, axial=slices_are_axial(affine))
         tilt = tilt_degrees(slices[0], step_mm)
+        array, counts = fill(_space(slices, affine), slices)
+        array, more = _as_shown(array, slices)
+        notes += _notes(slices, counts) + more
+        origin = _origin(slices, self.identity, axial=slices_are_axial(affine))
         if tilt > TILT_MIN_DEGREES:
             array, affine = upright(array, slices[0], step_mm)
             notes.append(f"a gantry tilt of {tilt:.1f} degrees was taken out by resampling")
@@ -111,117 +118,123 @@ class Series:
         lowest_mm = min(one.position_mm[2] for one in slices if one.position_mm)
         return replace(volume, first_slice_z_mm=lowest_mm, slice_step_z_mm=abs(float(step_mm[2])))
 
+    def _settled(self) -> tuple[tuple[Header, ...], list[str]]:
+        """The slices in order, without copies; and what is to be noted of it."""
+        if self.failure:
+            raise RefusedError("failed", f"Grouping the slices failed with {self.failure}.")
+        if refused := refusal(self.slices[0]):
+            raise refused
+        if not all(has_place(one) for one in self.slices):
+            raise RefusedError(
+                "geometry", "Orientation, position or pixel spacing is missing or impossible, so slices have no place."
+            )
+        slices, copies = without_copies(self.slices)
+        check_decodable(slices)
+        _check_count(slices)
+        slices, pairs = sorted_along_normal(slices)
+        slices, repeated = _without_doubles(slices, pairs)
+        _check_count(slices)
+        notes = list(self.notes)
+        notes += [f"{copies} copies of slices were passed over"] if copies else []
+        notes += [f"{repeated} slices with the pixels of another at their place were passed over"] if repeated else []
+        return slices, notes
+
 
 def grouped(headers: Iterable[Header]) -> list[Series]:
-    """Part headers into stacks: by series UID (without one: by folder), orientation, size, spacing, kind; by phase.
+    """Part headers into stacks: by series UID, kind, size, plane; and by acquisition where slices interleave.
 
-    Phase is acquisition, echo and time; it parts a stack only where slices would lie on one another otherwise.
+    Whatever headers say, this raises nothing: slices that cannot be grouped are a series that is refused.
     """
-    stacks: dict[tuple[str, ...], list[Header]] = defaultdict(list)
-    for header in headers:
-        stacks[_stack(header)].append(header)
+    buckets: dict[tuple[str, ...], list[Header]] = defaultdict(list)
     groups = []
-    for _, stack in sorted(stacks.items()):
-        ordered = sorted(stack, key=lambda one: (one.position_mm or (), one.phase, str(one.found.path)))
-        groups += _phases(ordered)
+    for header in headers:
+        try:
+            buckets[bucket(header)].append(header)
+        except Exception as error:  # noqa: BLE001 - one archive's oddity does not stop the reading of all others
+            groups.append(Series((header,), failure=type(error).__name__))
+    for _, members in sorted(buckets.items()):
+        try:
+            members.sort(key=_order)
+            groups += [Series(stack.slices, stack.part, stack.notes) for stack in stacks_of(members)]
+        except Exception as error:  # noqa: BLE001
+            groups.append(Series(tuple(members), failure=type(error).__name__))
     return groups
 
 
-def _stack(one: Header) -> tuple[str, ...]:
-    series = one.series or f"{one.found.path.parent} {one.frame_of_reference}"
-    orientation = " ".join(f"{value:.3f}" for value in one.orientation or ()).replace("-0.000", "0.000")
-    spacing = f"{one.row_spacing_mm or 0:.4f} {one.column_spacing_mm or 0:.4f}"
-    localizer = "localizer" if "LOCALIZER" in one.image_type else ""
-    return series, orientation, f"{one.rows} {one.columns}", spacing, one.sop_class, localizer
+def _order(one: Header) -> tuple[object, ...]:
+    return one.position_mm or (), one.marks, str(one.found.path), one.frame or 0
 
 
-def _phases(stack: list[Header]) -> list[Series]:
-    distinct, _ = _without_copies(tuple(stack))
-    if len({one.position_mm for one in distinct}) == len(distinct):
-        return [Series(tuple(stack))]
-    parts: dict[tuple[str, ...], list[Header]] = defaultdict(list)
-    for one in stack:
-        parts[one.phase].append(one)
-    note = (f"one of {len(parts)} phases of a series",)
-    return [Series(tuple(part), note if len(parts) > 1 else ()) for _, part in sorted(parts.items())]
-
-
-def _check_kind(slices: tuple[Header, ...]) -> None:
-    first = slices[0]
-    if first.sop_class == SECONDARY_CAPTURE:
-        raise RefusedError("secondary_capture", "A secondary capture is a picture of a screen, not a scan.")
-    if first.modality not in ("CT", "MR"):
-        kind = first.modality if len(first.modality) <= 8 and first.modality.isalnum() else "unnamed"
-        raise RefusedError("modality", f"The modality is {kind}; CT and MR are read.")
-    if "LOCALIZER" in first.image_type:
-        raise RefusedError("localizer", f"A localizer of {len(slices)} pictures is no volume.")
-    if first.frames > 1:
-        raise RefusedError("multi_frame", f"Multi-frame objects ({first.frames} frames in a file) are not read.")
-    if first.samples != 1 or first.photometric not in ("MONOCHROME2", ""):
-        raise RefusedError("colour", "The pixels are colours or inverted grey, not MONOCHROME2.")
-    if not all(has_place(one) for one in slices):
-        raise RefusedError(
-            "geometry", "Orientation, position or pixel spacing is missing or impossible, so slices have no place."
-        )
+def _check_count(slices: tuple[Header, ...]) -> None:
     if len(slices) < SLICES_MIN:
         raise RefusedError("few_slices", f"{len(slices)} slices; {SLICES_MIN} are the least.")
 
 
-def _without_copies(slices: tuple[Header, ...]) -> tuple[tuple[Header, ...], int]:
-    """Drop files that repeat a slice under the same SOPInstanceUID; and how many they were."""
-    kept = {one.sop or str(index): one for index, one in reversed(list(enumerate(slices)))}
-    return tuple(reversed(kept.values())), len(slices) - len(kept)
+def _without_doubles(slices: tuple[Header, ...], pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[Header, ...], int]:
+    """Drop slices that lie at the place of the one before and have the same pixels; and how many they were.
 
-
-def _decode(one: Header) -> np.ndarray:
-    """One slice, slope and intercept applied: (column, row).
-
-    SimpleITK decodes compressed CT and rescales it itself; MR and unknown classes it does not rescale. Of a picture
-    without compression that is cut short it returns the rest as whatever lay in memory, where pydicom raises.
+    Raises:
+        RefusedError: the pixels differ.
     """
-    if one.compressed and one.sop_class == CT_IMAGE:
-        try:
-            reader = SimpleITK.ImageFileReader()
-            reader.SetImageIO("GDCMImageIO")
-            reader.SetFileName(str(one.found.path))
-            return np.asarray(SimpleITK.GetArrayFromImage(reader.Execute())[0].T)
-        except RuntimeError:  # a syntax or a damage that GDCM cannot read: pydicom's decoders may
-            pass
-    return _decode_with_pydicom(one)
+    for low, high in pairs:
+        first, second = decoded([slices[low], slices[high]])
+        if not np.array_equal(first, second):
+            raise RefusedError(
+                "duplicate_slices",
+                f"{len(pairs)} of {len(slices)} slices lie where another one with other pixels does, and no tag tells "
+                "which belong together.",
+            )
+    dropped = {high for _, high in pairs}
+    return tuple(one for index, one in enumerate(slices) if index not in dropped), len(dropped)
 
 
-def _decode_with_pydicom(one: Header) -> np.ndarray:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            raw = pydicom.dcmread(one.found.path).pixel_array.T
-    except MemoryError as error:
-        raise RefusedError("pixels", "A slice asks for more memory than there is.") from error
-    # Decoders raise nearly anything on damaged data; their texts may hold the path, so only the class is told.
-    except Exception as error:
-        raise RefusedError("pixels", f"The pixels of a slice cannot be decoded: {type(error).__name__}.") from error
-    if one.slope == 1 and one.intercept == int(one.intercept):
-        return np.asarray(raw.astype(np.int32) + int(one.intercept))
-    return np.asarray(raw * np.float32(one.slope) + np.float32(one.intercept))
+def _space(slices: tuple[Header, ...], affine: np.ndarray) -> np.ndarray:
+    """An empty array (column, row, slice) whose memory already lies as (R, A, S) does, so that turning copies nothing.
+
+    Two bytes a voxel for CT, four for MR.
+    """
+    shape = (slices[0].columns, slices[0].rows, len(slices))
+    kind = np.int16 if slices[0].modality == "CT" else np.float32
+    turn = nib.orientations.io_orientation(affine)
+    if np.isnan(turn).any():
+        raise RefusedError("geometry", "The affine does not tell which axis is which.")
+    ras = np.empty([shape[int(axis)] for axis in np.argsort(turn[:, 0])], kind)
+    flips = tuple(slice(None, None, int(turn[axis, 1])) for axis in np.argsort(turn[:, 0]))
+    return ras[flips].transpose(turn[:, 0].astype(int))
 
 
-def _padding_to_air(array: np.ndarray, slices: tuple[Header, ...]) -> tuple[np.ndarray, int]:
-    """CT scanners fill the corners with a value below air's; and how many voxels they filled."""
-    padded = 0
-    for index, one in enumerate(slices):
-        if one.modality == "CT" and one.padding is not None:
-            value = one.padding * one.slope + one.intercept
-            if value < AIR_HU:
-                where = array[..., index] == value
-                array[..., index][where] = AIR_HU
-                padded += int(where.sum())
-    return array, padded
+def _as_shown(array: np.ndarray, slices: tuple[Header, ...]) -> tuple[np.ndarray, list[str]]:
+    """What MONOCHROME1 means, where low values are shown white (PS3.3, C.7.6.3.1.2).
+
+    It tells how to show the picture, after slope and intercept (C.11.1): Hounsfield units stay what they are. MR has no
+    unit, so that dark is dark in all volumes it is turned within the range of its values.
+    """
+    if slices[0].photometric != "MONOCHROME1":
+        return array, []
+    if slices[0].modality == "CT":
+        return array, ["the picture is to be shown inverted (MONOCHROME1), which changes no Hounsfield unit"]
+    np.subtract(array.min() + array.max(), array, out=array)
+    return array, ["inverted grey (MONOCHROME1) was turned"]
+
+
+def _notes(slices: tuple[Header, ...], counts: Counter[str]) -> list[str]:
+    """What the headers tell that a reader should know."""
+    derived = sum(is_derived(one) for one in slices)
+    padding, became = counts["padding"], "air" if slices[0].modality == "CT" else "the lowest value"
+    unscaled = slices[0].modality == "CT" and not all(one.rescaled for one in slices)
+    told = {
+        f"{padding} padding voxels became {became}": padding,
+        f"{derived} slices are derived or reformatted from others": derived,
+        "the pixels were compressed with loss": any(one.lossy for one in slices),
+        "no slope and intercept is told: the values were taken as they stand": unscaled,
+    }
+    return [note for note, holds in told.items() if holds]
 
 
 def _origin(slices: tuple[Header, ...], identity: str, *, axial: bool) -> Origin:
     first = slices[0]
     upward = slices[-1].position_mm[2] >= first.position_mm[2] if first.position_mm and slices[-1].position_mm else True
-    sops = tuple(one.sop for one in (slices if upward else reversed(slices)))
+    sops = tuple(one.slice_sop for one in (slices if upward else reversed(slices)))
     names = (*first.found.names[1:], first.study, first.accession)
     return Origin(
         names=tuple(filter(None, dict.fromkeys(names))),
@@ -230,7 +243,7 @@ def _origin(slices: tuple[Header, ...], identity: str, *, axial: bool) -> Origin
         patient=first.patient,
         study=first.study,
         series=first.series,
-        sops=sops if axial and all(sops) else (),
+        sops=sops if axial and all(sops) and len(set(sops)) == len(sops) else (),
         sex=first.sex,
         age_years=first.age_years,
         scanner=first.scanner,

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import SimpleITK
 
 from volssl.data.checks import AIR_HU
 from volssl.data.dicom_headers import Header
+from volssl.data.dicom_stacks import GAP_TOLERANCE, along_normal, doubled, gap_tolerance, usual_gap
 from volssl.data.volume import RefusedError
 from volssl.data.volumes import LPS_TO_RAS, itk_affine
 
-GAP_TOLERANCE = 0.05  # of the usual gap: beyond it the slices are not even
 TILT_MAX_DEGREES = 40.0
 TILT_MIN_DEGREES = 0.1  # under it the shear moves a head's slices by less than a voxel
 
 
-def has_place(one: Header) -> bool:
-    """Whether position, spacing and two directions at a right angle are told."""
-    if not one.orientation or not one.position_mm or not np.isfinite([*one.orientation, *one.position_mm]).all():
-        return False
-    axes = np.array(one.orientation).reshape(2, 3)
-    square = np.allclose(axes @ axes.T, np.eye(2), atol=0.01)
-    return square and min(one.row_spacing_mm or 0, one.column_spacing_mm or 0) > 0
+def sorted_along_normal(slices: Sequence[Header]) -> tuple[tuple[Header, ...], tuple[tuple[int, int], ...]]:
+    """Sort slices along their normal; and which pairs of neighbours lie at one place."""
+    places = along_normal(slices)
+    ordered = [slices[index] for index in np.argsort(places, kind="stable")]
+    places = sorted(places)
+    same = doubled(places, usual_gap(places))
+    return tuple(ordered), tuple((index - 1, index) for index, yes in enumerate(same) if yes)
 
 
-def sorted_evenly(slices: tuple[Header, ...]) -> tuple[tuple[Header, ...], np.ndarray]:
-    """Sort along the normal; and the step from slice to slice in LPS mm, which a tilt may turn off the normal."""
-    normal = _directions(slices[0])[2]
-    ordered = tuple(sorted(slices, key=lambda one: float(np.dot(normal, one.position_mm or ()))))
+def even_step(ordered: Sequence[Header]) -> np.ndarray:
+    """The step from slice to slice in LPS mm, which a tilt may turn off the normal.
+
+    Args:
+        ordered: slices along their normal.
+
+    Raises:
+        RefusedError: slices are missing, or lie unevenly.
+    """
     positions = np.array([one.position_mm for one in ordered])  # (slice, 3)
-    gaps = np.diff(positions @ normal)
+    gaps = np.diff(along_normal(ordered))
     usual = float(np.median(gaps))
-    doubled = int((gaps < 0.01 * max(usual, 0.1)).sum())
-    if doubled:
-        raise RefusedError("duplicate_slices", f"{doubled} of {len(ordered)} slices lie where another one does.")
+    tolerance = gap_tolerance(usual)
     worst = float(gaps[np.abs(gaps - usual).argmax()])
-    if abs(worst - usual) > GAP_TOLERANCE * usual:
+    if abs(worst - usual) > tolerance:
         missing = round(worst / usual) - 1
-        if missing > 0 and abs(worst - (missing + 1) * usual) <= GAP_TOLERANCE * worst:
+        if missing > 0 and abs(worst - (missing + 1) * usual) <= max(tolerance, GAP_TOLERANCE * worst):
             raise RefusedError(
                 "missing_slices", f"A gap of {worst:.2f} mm where {usual:.2f} is the rule: slices are missing."
             )
@@ -48,7 +53,7 @@ def sorted_evenly(slices: tuple[Header, ...]) -> tuple[tuple[Header, ...], np.nd
         raise RefusedError(
             "uneven_slices", f"Slices lie up to {sideways:.1f} mm beside the line that the others are on."
         )
-    return ordered, step
+    return np.asarray(step)
 
 
 def _directions(one: Header) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,168 @@
+"""Pixels of DICOM slices: decoded one at a time, rid of what is no picture, and scaled into one array of a volume."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+from pydicom.pixels import get_decoder, iter_pixels
+from pydicom.uid import UID, ExplicitVRBigEndian, UID_dictionary
+
+from volssl.data.checks import AIR_HU
+from volssl.data.dicom_headers import NATIVE, Header
+from volssl.data.volume import RefusedError
+
+AT_ONCE = 8  # slices that are written to the volume together: a line of the cache holds no fewer of one row
+HU_MAX = 32767
+
+
+def check_decodable(slices: Sequence[Header]) -> None:
+    """Whether there is a decoder for every slice.
+
+    Raises:
+        RefusedError: the sentence names the transfer syntax that lacks one.
+    """
+    for syntax in {one.syntax for one in slices} - {"", *NATIVE}:
+        try:
+            if get_decoder(UID(syntax)).is_available:
+                continue
+        except NotImplementedError:
+            pass
+        name = UID(syntax).name if syntax in UID_dictionary else "of an unknown name"
+        raise RefusedError("transfer_syntax", f"There is no decoder for the transfer syntax {name}.")
+    if any(one.bits_allocated not in (8, 16, 32) for one in slices):
+        raise RefusedError("pixels", f"Pixels of {slices[0].bits_allocated} bits are not read.")
+
+
+def fill(volume: np.ndarray, slices: Sequence[Header]) -> tuple[np.ndarray, Counter[str]]:
+    """Decode all slices into a volume (column, row, slice), HU for CT.
+
+    Args:
+        volume: where to, int16 or float32; its memory may lie in any order.
+
+    Returns:
+        The volume, or another one of float32 where int16 cannot hold the values; and how many voxels were `padding`.
+
+    Raises:
+        RefusedError: the pixels of a slice are damaged.
+    """
+    counts: Counter[str] = Counter()
+    block = np.empty((AT_ONCE, slices[0].rows, slices[0].columns), volume.dtype)
+    for index, (one, raw) in enumerate(zip(slices, decoded(slices), strict=True)):
+        values = _scaled(raw, one, counts)
+        if volume.dtype == np.int16 and values.dtype != np.int16:
+            block, volume = block.astype(np.float32), volume.astype(np.float32)
+        block[index % AT_ONCE] = values
+        if index % AT_ONCE == AT_ONCE - 1 or index == len(slices) - 1:
+            start = index - index % AT_ONCE
+            volume[..., start : index + 1] = block[: index + 1 - start].transpose(2, 1, 0)
+    return volume, counts
+
+
+def decoded(slices: Sequence[Header]) -> Iterator[np.ndarray]:
+    """Stored values of each slice, (row, column), unused bits taken out; a file of many frames is opened once a run.
+
+    Raises:
+        RefusedError: they are damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for _, run in groupby(slices, key=lambda one: one.found.path):
+                yield from _decoded_of_file(list(run))
+    except RefusedError:
+        raise
+    except MemoryError as error:
+        raise RefusedError("pixels", "A slice asks for more memory than there is.") from error
+    # Decoders raise nearly anything on damaged data; their texts may hold the path, so only the class is told.
+    except Exception as error:
+        raise RefusedError("pixels", f"The pixels of a slice cannot be decoded: {type(error).__name__}.") from error
+
+
+def _decoded_of_file(run: list[Header]) -> Iterator[np.ndarray]:
+    if run[0].pixels_at is not None and (run[0].bits_allocated > 8 or run[0].syntax != ExplicitVRBigEndian):
+        yield from (_native(one) for one in run)
+        return
+    frames = iter_pixels(run[0].found.path, indices=[one.frame or 0 for one in run], raw=True)
+    for one, raw in zip(run, frames, strict=True):
+        if raw.shape != (one.rows, one.columns):
+            raise RefusedError("pixels", "A decoded slice has another size than its header says.")
+        yield raw
+
+
+def _native(one: Header) -> np.ndarray:
+    """Pixels that lie in the file as they are."""
+    order = ">" if one.syntax == ExplicitVRBigEndian else "<"
+    kind = np.dtype(f"{order}{'i' if one.signed else 'u'}{one.bits_allocated // 8}")
+    count = one.rows * one.columns
+    at = (one.pixels_at or 0) + (one.frame or 0) * count * kind.itemsize
+    raw = np.fromfile(one.found.path, kind, count, offset=at)
+    if raw.size < count:
+        raise RefusedError("pixels", f"The file is cut short: {raw.size} of the {count} pixels of a slice are there.")
+    raw = raw.astype(kind.newbyteorder("="), copy=False).reshape(one.rows, one.columns)
+    return _without_unused_bits(raw, one)
+
+
+def _without_unused_bits(raw: np.ndarray, one: Header) -> np.ndarray:
+    """Stored values alone: bits above them may hold overlays, or a sign that was not carried on (PS3.5, 8.1.1)."""
+    unused = one.bits_allocated - one.bits_stored
+    if unused:
+        raw <<= unused
+        raw >>= unused
+    return raw
+
+
+def _scaled(raw: np.ndarray, one: Header, counts: Counter[str]) -> np.ndarray:
+    """Slope and intercept applied and padding taken out: int16 HU where it holds them, else float32."""
+    padding = _is_padding(raw, one)
+    if one.modality != "CT":
+        values = raw * np.float32(one.slope) + np.float32(one.intercept)
+        return values if padding is None else _filled(values, padding, counts)
+    if padding is not None:
+        raw[padding] = raw[~padding].min(initial=np.iinfo(raw.dtype).max)  # so that the range is that of the picture
+        counts["padding"] += int(padding.sum())
+    values = _hounsfield(raw, one)
+    if padding is not None:
+        values[padding] = AIR_HU
+    return values
+
+
+def _hounsfield(raw: np.ndarray, one: Header) -> np.ndarray:
+    if one.slope == 1 and one.intercept == int(one.intercept) and raw.dtype.kind in "iu":
+        offset = int(one.intercept)
+        if _is_short(int(raw.min()) + offset, int(raw.max()) + offset):
+            short = raw.view(np.int16) if raw.itemsize == 2 else raw.astype(np.int16)
+            return np.asarray(short + np.int64(offset).astype(np.int16))  # modulo 2^16, which the range makes right
+    values = raw * np.float32(one.slope) + np.float32(one.intercept)
+    if _is_short(values.min(), values.max()):  # the store rounds all the same, and this halves the memory
+        return np.asarray(np.rint(values).astype(np.int16))
+    return np.asarray(values)
+
+
+def _is_short(low: float, high: float) -> bool:
+    return low >= -HU_MAX - 1 and high <= HU_MAX
+
+
+def _is_padding(raw: np.ndarray, one: Header) -> np.ndarray | None:
+    """Where the slice holds its padding; in CT only padding that no tissue or air can be: zeros are often water."""
+    if one.padding is None:
+        return None
+    low, high = one.padding
+    where = (raw >= low) & (raw <= high)
+    if one.modality == "CT":
+        values = sorted(end * one.slope + one.intercept for end in one.padding)
+        if not (values[1] < AIR_HU or values[0] > HU_MAX):
+            return None
+    return where if where.any() and not where.all() else None
+
+
+def _filled(values: np.ndarray, padding: np.ndarray, counts: Counter[str]) -> np.ndarray:
+    """MR, which has no unit: padding below all that was measured takes the lowest value of the slice."""
+    lowest = values[~padding].min()
+    if values[padding].max() < lowest:
+        values[padding] = lowest
+        counts["padding"] += int(padding.sum())
+    return values
