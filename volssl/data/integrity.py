@@ -40,6 +40,10 @@ class Damage:
         return {"id": self.id, "path": str(self.path), "sentence": self.sentence}
 
 
+class DamageError(Exception):
+    """A file that cannot be read as its row says; the text is a sentence."""
+
+
 @dataclass(frozen=True)
 class Examiner:
     """Says what is wrong with the file of a manifest's row; sent to worker processes, which hold one volume each."""
@@ -52,15 +56,9 @@ class Examiner:
         if not path.is_file():
             return MISSING
         try:
-            stored = open_volume(path)
-            found = f"{_times(stored.shape)} {stored.dtype}"
-            if found != (said := f"{_times(row['shape'])} {row['dtype']}"):
-                return f"It holds {found}, where the manifest says {said}. {REPAIR}"
-            if any(chunk > n for chunk, n in zip(stored.chunks, stored.shape, strict=True)):
-                return f"It cannot be read: its header is damaged. {REPAIR}"
-            voxels: np.ndarray = stored[...]
-        except Exception as error:  # blosc2 raises what it happens to meet, a SyntaxError for one
-            return f"It cannot be read ({type(error).__name__}). {REPAIR}"
+            voxels = _voxels(path, row)
+        except DamageError as damage:
+            return f"{damage} {REPAIR}"
         if array_checksum(voxels) != row["checksum"]:
             return f"Its voxels are others than were written: the checksum differs. {REPAIR}"
         # Writing it anew tells of the rest: geometry, header, index and what blosc2 does not look at.
@@ -96,6 +94,23 @@ def damaged(store: Path, *, workers: int = 2) -> list[Damage]:
             key = volume_id.as_py()
             found.append(Damage(key, volume_path(opened.path, key), sentence))
     return [*_as_written(found, whole), *_strangers(opened)]
+
+
+def _voxels(path: Path, row: Row) -> np.ndarray:
+    """The whole volume (R, A, S), its shape and type compared before anything large is decoded."""
+    try:
+        stored = open_volume(path)
+        found, said = f"{_times(stored.shape)} {stored.dtype}", f"{_times(row['shape'])} {row['dtype']}"
+        if found != said:
+            raise DamageError(f"It holds {found}, where the manifest says {said}.")
+        if any(chunk > n for chunk, n in zip(stored.chunks, stored.shape, strict=True)):
+            raise DamageError("It cannot be read: its header is damaged.")
+        voxels: np.ndarray = stored[...]
+    except DamageError:
+        raise
+    except Exception as error:  # blosc2 raises whatever it meets in a damaged header, a SyntaxError for one
+        raise DamageError(f"It cannot be read ({type(error).__name__}).") from error
+    return voxels
 
 
 def _as_written(found: list[Damage], whole: int) -> list[Damage]:
