@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import blosc2
@@ -12,7 +14,19 @@ import pytest
 from tests.data.sources import block, write_cohort, write_nifti
 from volssl.data import Store, prepare
 from volssl.data.manifest import SCHEMA
-from volssl.data.store import BLOCK_VOXELS, CHUNK_VOXELS, StoredScan, fitted, volume_path, write_volume
+from volssl.data.store import (
+    BLOCK_VOXELS,
+    CHUNK_VOXELS,
+    FORMAT,
+    JOURNAL,
+    MANIFEST,
+    STORE_RECORD,
+    VOLUMES,
+    StoredScan,
+    fitted,
+    volume_path,
+    write_volume,
+)
 from volssl.errors import UserError
 
 
@@ -40,7 +54,7 @@ def test_no_store_and_a_lost_volume_are_told(store: Store, tmp_path: Path) -> No
         Store.open(tmp_path / "cohort")
     volume_id = store.rows["id"][0].as_py()
     volume_path(store.path, volume_id).unlink()
-    with pytest.raises(UserError, match="missing from its store"):
+    with pytest.raises(UserError, match=rf"^{volume_id}: its file is missing; `volssl check {store.path}` names"):
         store.read(volume_id)
     assert prepare([tmp_path / "cohort"], store.path, workers=0).known == 2
     assert store.read(volume_id).shape == (1, 24, 20, 12)
@@ -48,23 +62,161 @@ def test_no_store_and_a_lost_volume_are_told(store: Store, tmp_path: Path) -> No
         store.scan("nobody")
 
 
-def test_another_format_is_refused(store: Store, tmp_path: Path) -> None:
-    record = store.path / "store.json"
-    record.write_text(record.read_text().replace('"format": 1', '"format": 99'))
+@pytest.mark.parametrize("kept", [0, 10, 0.5, -1])
+def test_a_cut_volume_is_told_by_its_id(store: Store, kept: float) -> None:
+    volume_id = store.rows["id"][1].as_py()
+    file = volume_path(store.path, volume_id)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(kept * len(data)) if kept == 0.5 else int(kept)])
+    with pytest.raises(UserError, match=rf"^{volume_id}: its file is damaged; `volssl check {store.path}` names"):
+        store.read(volume_id, ((0, 4), (0, 4), (0, 4)))
+
+
+def test_bits_flipped_in_a_file_s_frame_never_do_worse_than_a_user_error(store: Store) -> None:
+    """Around the voxels' own bytes, of which `volssl check` tells."""
+    volume_id = store.rows["id"][0].as_py()
+    file = volume_path(store.path, volume_id)
+    whole, rng, told = file.read_bytes(), np.random.RandomState(0), 0
+    expected = store.read(volume_id)
+    for flip in range(120):
+        data = bytearray(whole)
+        at = rng.randint(250) if flip % 2 else len(whole) - 1 - rng.randint(250)
+        data[at] ^= 1 << rng.randint(8)
+        file.write_bytes(data)
+        try:
+            store.read(volume_id)
+        except UserError:
+            told += 1
+    assert told > 20
+    file.write_bytes(whole)
+    np.testing.assert_array_equal(store.read(volume_id), expected)
+
+
+def test_a_volume_of_another_shape_than_its_row_is_damaged(store: Store) -> None:
+    first, second = store.rows["id"].to_pylist()
+    write_volume(store.path, first, np.zeros((99, 20, 12), np.int16), affine=np.eye(4), modality="CT")
+    with pytest.raises(UserError, match=f"^{first}: its file is damaged"):
+        store.read(first, ((0, 4), (0, 4), (0, 4)))
+    assert store.read(second).shape == (1, 24, 20, 12)
+
+
+def test_a_replaced_volume_is_read_anew(store: Store) -> None:
+    volume_id = store.rows["id"][0].as_py()
+    scan = store.scan(volume_id)
+    assert scan.read().max() > 0
+    write_volume(store.path, volume_id, np.full(scan.shape, -7, np.int16), affine=np.eye(4), modality="CT")
+    assert (scan.read() == -7).all()
+
+
+def test_another_format_is_refused_by_who_reads_and_who_writes(store: Store, tmp_path: Path) -> None:
+    record = store.path / STORE_RECORD
+    assert f'"format": {FORMAT}' in record.read_text()
+    record.write_text(record.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
+    with pytest.raises(UserError, match=r"another version of volssl \(format 1, not 2\): prepare a new store"):
+        Store.open(store.path)
     with pytest.raises(UserError, match="another version of volssl"):
         prepare([tmp_path / "cohort"], store.path, workers=0)
 
 
+def test_an_incomplete_store_is_refused_in_one_line(store: Store) -> None:
+    (store.path / STORE_RECORD).rename(store.path / "aside")
+    with pytest.raises(UserError, match=r"^[^\n]*store.json missing; copy the whole store again[^\n]*$"):
+        Store.open(store.path)
+    (store.path / STORE_RECORD).write_text("{")
+    with pytest.raises(UserError, match=r"store\.json is damaged"):
+        Store.open(store.path)
+    (store.path / "aside").rename(store.path / STORE_RECORD)
+    (store.path / MANIFEST).write_bytes((store.path / MANIFEST).read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"manifest\.parquet is damaged"):
+        _ = Store.open(store.path).rows
+    (store.path / MANIFEST).unlink()
+    (store.path / JOURNAL).touch()
+    with pytest.raises(UserError, match="cut short; repeat the `volssl prepare`"):
+        Store.open(store.path)
+
+
+def test_a_store_travels_as_its_path_and_reads_only_the_columns_asked_for(store: Store) -> None:
+    assert store.columns("split", "id").column_names == ["split", "id"]
+    assert "rows" not in store.__dict__
+    assert len(store) == 2
+    assert store.rows.num_rows == 2
+    assert store.columns("id").equals(store.rows.select(["id"]))
+    assert len(pickle.dumps(store)) < 300
+    volume_id = store.rows["id"][1].as_py()
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).read(volume_id), store.read(volume_id))
+
+
+def test_every_row_is_found_by_its_id(tmp_path: Path) -> None:
+    prepare([write_cohort(tmp_path / "cohort", 7)], tmp_path / "store", workers=0)
+    store = Store.open(tmp_path / "store")
+    for row in store.rows.to_pylist():
+        scan = store.scan(row["id"])
+        assert scan.shape == tuple(row["shape"])
+        assert scan.spacing_mm == tuple(row["spacing_mm"])
+        assert scan.affine.ravel().tolist() == row["affine"]
+        assert [edge for side in scan.foreground for edge in side] == row["foreground"]
+        assert (scan.modality, scan.id) == ("CT", row["id"])
+
+
+def test_a_datalist_names_files_and_what_tables_need(store: Store) -> None:
+    listed = store.to_datalist()
+    assert [one["id"] for one in listed] == store.rows["id"].to_pylist()
+    assert all(Path(one["image"]).is_file() and isinstance(one["image"], str) for one in listed)
+    assert listed[0]["spacing_mm"] == [2.0, 2.0, 3.0]
+    assert {"patient", "study", "modality", "split", "shape"} <= listed[0].keys()
+    assert store.to_datalist(modality="MR") == []
+    splits = {one["split"] for one in listed}
+    assert sum(len(store.to_datalist(split=name)) for name in splits) == 2
+
+
 def test_parts_divide_each_axis_evenly(tmp_path: Path) -> None:
-    assert fitted((512, 512, 108), CHUNK_VOXELS) == (64, 64, 36)
-    assert fitted((24, 96, 20), CHUNK_VOXELS) == (24, 48, 20)
-    (tmp_path / "volumes").mkdir()
-    array = np.random.RandomState(0).randint(-1000, 1000, (130, 70, 40)).astype(np.int16)
-    write_volume(tmp_path, "v", array)
+    assert fitted((512, 512, 108), CHUNK_VOXELS) == (128, 128, 36)
+    assert fitted((24, 96, 20), BLOCK_VOXELS) == (24, 32, 20)
+    (tmp_path / VOLUMES).mkdir()
+    array = np.random.RandomState(0).randint(-1000, 1000, (260, 70, 40)).astype(np.int16)
+    write_volume(tmp_path, "v", array, affine=np.eye(4), modality="CT")
     stored = blosc2.open(str(volume_path(tmp_path, "v")))
-    assert stored.chunks == (65, 70, 40)
-    assert stored.blocks == fitted((65, 70, 40), BLOCK_VOXELS)
+    assert stored.chunks == (130, 70, 40)
+    assert stored.blocks == fitted((130, 70, 40), BLOCK_VOXELS)
+    assert stored.cparams.codec == blosc2.Codec.LZ4
     np.testing.assert_array_equal(stored[...], array)
+    scan = StoredScan(
+        volume_path(tmp_path, "v"), "v", array.shape, (1.0, 1.0, 1.0), np.eye(4), "CT", ((0, 9), (0, 9), (0, 9))
+    )
+    rng = np.random.RandomState(1)
+    for _ in range(50):
+        edges = [sorted(rng.choice(n + 1, 2, replace=False)) for n in array.shape]
+        box = tuple((int(low), int(high)) for low, high in edges)
+        np.testing.assert_array_equal(scan.read(box)[0], array[tuple(slice(*side) for side in box)])
+
+
+def test_a_file_says_itself_where_its_voxels_lie_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / VOLUMES).mkdir()
+    affine = np.array([[0, -2.0, 0, 5], [3.0, 0, 0, 6], [0, 0, 4.0, 7], [0, 0, 0, 1]])
+    write_volume(tmp_path, "v", block(0), affine=affine, modality="MR")
+    stored = blosc2.open(str(volume_path(tmp_path, "v")))
+    assert stored.schunk.vlmeta[:] == {
+        "affine": affine.ravel().tolist(),
+        "spacing_mm": [3.0, 2.0, 4.0],
+        "modality": "MR",
+    }
+
+
+def test_reading_a_store_needs_no_torch(store: Store) -> None:
+    """The package itself loads its encoders, so a bare one stands in its place."""
+    lines = (
+        "import sys, types",
+        "sys.modules['torch'] = sys.modules['monai'] = None",
+        "package = sys.modules['volssl'] = types.ModuleType('volssl')",
+        "package.__path__ = [sys.argv[1]]",
+        "from volssl.data import Store",
+        "store = Store.open(sys.argv[2])",
+        "print(store.read(store.rows['id'][0].as_py()).shape)",
+    )
+    package = str(Path(__file__).parents[2] / "volssl")
+    command = [sys.executable, "-c", "; ".join(lines), package, str(store.path)]
+    read = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert read.stdout.strip() == "(1, 24, 20, 12)"
 
 
 def test_the_documented_columns_are_the_manifests(store: Store) -> None:

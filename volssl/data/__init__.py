@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from volssl.data.labels import join_labels
     from volssl.data.loader import ViewDataset, step_loader
+    from volssl.data.monai_reader import StoreReader
     from volssl.data.preparation import PrepareSummary, prepare
     from volssl.data.sampler import StepSampler
     from volssl.data.scans import MemoryScan, read_scans
@@ -23,6 +24,7 @@ __all__ = [
     "PrepareSummary",
     "StepSampler",
     "Store",
+    "StoreReader",
     "StoredScan",
     "TrainingScans",
     "ViewDataset",
@@ -39,6 +41,7 @@ _HOMES = {
     "PrepareSummary": "preparation",
     "StepSampler": "sampler",
     "Store": "store",
+    "StoreReader": "monai_reader",
     "StoredScan": "store",
     "TrainingScans": "training",
     "refuse_seen": "training",
