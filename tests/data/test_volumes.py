@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import nibabel as nib
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from tests.data.awkward import Case
+from tests.data.awkward_files import CASES
 from tests.data.sources import block, write_nifti
 from volssl.data import checks
-from volssl.data.discovery import Found
+from volssl.data.discovery import Found, discover
 from volssl.data.volume import RefusedError, Volume
 from volssl.data.volumes import read_volume_headers
 
@@ -23,6 +26,41 @@ def read(path: Path, kind: str = "nifti") -> Volume:
         raise outcome
     (file,) = outcome
     return file.read()
+
+
+def outcome_of(folder: Path) -> tuple[list[Volume], Counter[str]]:
+    """The volumes of a folder as they would be stored, and the refusals by reason."""
+    volumes, reasons = [], Counter[str]()
+    for headers in read_volume_headers(discover([folder]).files):
+        for file in [headers] if isinstance(headers, RefusedError) else headers:
+            try:
+                if isinstance(file, RefusedError):
+                    raise file
+                volumes.append(checks.check(file.read()))
+            except RefusedError as refusal:
+                reasons[refusal.reason] += 1
+    return volumes, reasons
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_an_awkward_file_becomes_what_it_must(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / case.name
+    folder.mkdir()
+    case.build(folder)
+    volumes, reasons = outcome_of(tmp_path)
+    rows = [
+        {
+            "modality": volume.modality,
+            "affine": volume.affine.ravel().tolist(),
+            "notes": list(volume.notes),
+        }
+        for volume in volumes
+    ]
+    assert (len(rows), reasons) == (case.stored, case.reasons)
+    notes = [note for row in rows for note in row["notes"]]
+    assert [expected for expected in case.notes if not any(expected in note for note in notes)] == []
+    if case.expect:
+        case.expect(rows, [volume.array[np.newaxis] for volume in volumes])
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "SLA", "ARI"])

@@ -18,6 +18,7 @@ from volssl.data.volume import Origin, RefusedError, Volume, has_inverse, orient
 GZIP_MARK = b"\x1f\x8b"
 CHUNK_VOXELS = 1 << 20
 TAIL_BYTES = 1 << 26  # after the voxels: read for the sake of gzip's checksum, within reason
+VECTOR_INTENTS = (1005, 1006, 1007, 2003, 2004)  # symmetric matrix, displacement, vector, RGB, RGBA
 APART_MM = 0.5  # of sform and qform at a corner of the volume: less is rounding
 
 _HEADERS = {
@@ -74,14 +75,14 @@ def _layout(path: Path) -> Layout:
     size = 540 if 540 in sizes else 348
     kind = _HEADERS.get((size, block[4:8] if size == 540 else block[344:348]))
     if kind is None:
-        if 348 in sizes and len(block) >= 348:
+        if 348 in sizes and len(block) >= 348 and path.name.lower().endswith((".hdr", ".hdr.gz")):
             raise RefusedError("analyze", "An Analyze file does not say which side is left: convert it to NIfTI.")
         raise RefusedError("unreadable", "The file does not begin as NIfTI does.")
     header = kind(block[:size])
-    shape, parts = volume_axes([int(n) for n in header.get_data_shape()])
     dtype = header.get_data_dtype()
-    if dtype.fields is not None or dtype.kind == "c" or int(header["intent_code"]) in (1007, 2003, 2004):
+    if dtype.fields is not None or dtype.kind == "c" or int(header["intent_code"]) in VECTOR_INTENTS:
         raise RefusedError("colour", "The voxels are colours, vectors or complex numbers, not single values.")
+    shape, parts = volume_axes([int(n) for n in header.get_data_shape()])
     files = (path,) if kind.is_single else (path, _image_of(path))
     offset = int(header.get_data_offset())
     promised = offset + math.prod(shape) * parts * dtype.itemsize
@@ -111,11 +112,12 @@ def _affine(layout: Layout) -> tuple[np.ndarray, tuple[str, ...]]:
         return affine, ("the header gives no orientation: its axes were taken to run left, anterior, superior",)
     if sform is None or qform is None:
         return cast(np.ndarray, qform if sform is None else sform), ()
-    if not has_inverse(sform) and has_inverse(qform):
-        return qform, ("the sform has no inverse: the qform was used",)
+    if not (has_inverse(sform) and has_inverse(qform)):
+        turn_to_qform = has_inverse(qform)
+        return (qform, ("the sform has no inverse: the qform was used",)) if turn_to_qform else (sform, ())
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in layout.shape], (1,))).reshape(4, -1)
     apart_mm = float(np.linalg.norm((sform - qform) @ corners, axis=0).max())
-    if not apart_mm <= APART_MM:
+    if apart_mm > APART_MM:
         return sform, (f"sform and qform place voxels up to {apart_mm:.3g} mm apart: the sform was used",)
     return sform, ()
 
