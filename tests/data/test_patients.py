@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.made_store import SECRET, hashed, row
 from tests.data.sources import write_cohort
 from volssl.data import Store, prepare, split_of
-from volssl.data.keys import keyed_hash
+from volssl.data.keys import keyed_hash, study_alias
+from volssl.data.patients import join_patients, read_patients, settle_splits
 from volssl.errors import UserError
 
 
@@ -39,6 +41,29 @@ def test_the_table_tells_what_files_do_not(tmp_path: Path) -> None:
 def test_given_splits_are_honoured_and_reach_every_study_of_the_patient(tmp_path: Path) -> None:
     rows = prepared(tmp_path, "study,patient,split\nS00,Ann,test\nS01,Ann,\nS02,Bob,validation\nS03,Cy,train\n")
     assert sorted(row["split"] for row in rows) == ["test", "test", "train", "validation"]
+
+
+def test_a_split_told_of_one_study_moves_the_patients_others_and_ends_their_folds(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("study,patient,split\nb,Ann,test\n")
+    rows = [row(study, "Ann", split="train", fold=1) for study in "abc"] + [row("d", "Bob", split="train", fold=0)]
+    join_patients(rows, read_patients(tmp_path / "table.csv"), SECRET)
+    settle_splits(rows, SECRET)
+    assert [(one["split"], one["fold"]) for one in rows] == [("test", None)] * 3 + [("train", 0)]
+
+
+def test_a_study_named_under_two_of_its_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("study,patient,split\na,Ann,test\n1.2.3,Bob,train\n")
+    rows = [row("a", aliases=[study_alias(SECRET, name) for name in ("a", "1.2.3")])]
+    with pytest.raises(UserError, match=r"names one study twice, as 'a' and '1\.2\.3'"):
+        join_patients(rows, read_patients(tmp_path / "table.csv"), SECRET)
+
+
+def test_a_patient_who_becomes_known_takes_the_side_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("study,patient\na,Ann\n")
+    rows = [row("a", split="train", fold=2), row("b", "Ann", split="test")]
+    join_patients(rows, read_patients(tmp_path / "table.csv"), SECRET)
+    settle_splits(rows, SECRET)
+    assert [(one["patient"], one["split"], one["fold"]) for one in rows] == [(hashed("Ann"), "test", None)] * 2
 
 
 def test_a_table_that_comes_later_moves_both_studies_of_a_patient_together(tmp_path: Path) -> None:

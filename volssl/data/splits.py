@@ -105,12 +105,10 @@ def settle(rows: Sequence[Row], people: Mapping[str, str], plan: SplitPlan, spli
         TwoSidesError: the rows put a patient on two sides.
     """
     _place(rows, "split", people, SPLITS.index, split)
-    parted = [row for row in rows if row["split"] != "test"]
     for row in rows:
-        if plan.folds is None or row["split"] == "test":
-            row["fold"] = None
+        row["fold"] = None if row["split"] == "test" else row["fold"]
     if plan.folds is not None:
-        _place(parted, "fold", people, int, fold)
+        _place([row for row in rows if row["split"] != "test"], "fold", people, int, fold)
 
 
 def by_hash(key: bytes, plan: SplitPlan) -> tuple[Draw, Draw]:

@@ -1,0 +1,173 @@
+"""What training sees of a store: one side, one of each acquisition, one fold; and nothing that grows with the store."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from torch import Tensor
+
+from tests.data.made_store import hashed, row, write_store
+from volssl.data import Store, TrainingScans, refuse_seen
+from volssl.data.manifest import Row
+from volssl.data.store import StoredScan
+from volssl.errors import UserError
+from volssl.views.base import Scan
+
+
+def no_views(scan: Scan, rng: np.random.RandomState) -> dict[str, Tensor]:
+    raise AssertionError("nothing here is looked at")
+
+
+def of(store: Path, **options: object) -> TrainingScans:
+    return TrainingScans(store, views=no_views, **options)  # type: ignore[arg-type]
+
+
+def studies(scans: TrainingScans, rows: list[Row]) -> list[int]:
+    """Which of the rows, by their place in the list."""
+    return sorted(index for index, one in enumerate(rows) if one["id"] in set(scans.ids))
+
+
+@pytest.fixture
+def grouped() -> list[Row]:
+    """Twelve volumes; groups {0, 1, 2} and {3, 4} in training, {5, 6} and {7, 8} across, 9 alone, {10, 11} in test."""
+    told = ["train"] * 6 + ["test", "validation", "train", "train", "test", "test"]
+    rows = [row(f"S{i:02d}", f"P{i}", split=split) for i, split in enumerate(told)]
+    for first, second in ((0, 1), (0, 2), (3, 4), (5, 6), (7, 8), (10, 11)):
+        rows[second]["group"] = rows[first]["id"]
+    return rows
+
+
+def test_pretraining_takes_one_of_each_group_and_none_that_the_test_knows(
+    tmp_path: Path, grouped: list[Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = write_store(tmp_path / "store", grouped)
+    assert studies(of(store), grouped) == [0, 3, 9]
+    said = "5 of 8 volumes are near-duplicates and left out: 3 of one that stays, 2 of one in validation or test"
+    assert " ".join(capsys.readouterr().err.split()) == said
+    assert studies(of(store, unique=False), grouped) == [0, 1, 2, 3, 4, 5, 8, 9]
+    assert capsys.readouterr().err == ""
+
+
+def test_evaluation_and_labelled_training_leave_no_study_out(tmp_path: Path, grouped: list[Row]) -> None:
+    store = write_store(tmp_path / "store", grouped)
+    assert studies(of(store, split="test"), grouped) == [6, 10, 11]
+    assert studies(of(store, split="validation"), grouped) == [7]
+    labels = pd.DataFrame(index=[one["id"] for one in grouped[:7]])
+    assert studies(of(store, labels=labels), grouped) == [0, 1, 2, 3, 4, 5]
+    assert studies(of(store, labels=labels, split="test"), grouped) == [6]
+    assert studies(of(store, split="test", unique=True), grouped) == [6, 10]
+
+
+def test_another_of_the_group_stands_in_where_its_own_is_of_another_kind(tmp_path: Path, grouped: list[Row]) -> None:
+    grouped[0]["modality"] = "MR"
+    scans = of(write_store(tmp_path / "store", grouped))
+    second = min((1, 2), key=lambda index: str(grouped[index]["id"]))
+    assert studies(scans, grouped) == [second, 3, 9]
+
+
+def test_a_store_without_groups_leaves_nothing_out(tmp_path: Path, grouped: list[Row]) -> None:
+    for one in grouped:
+        one["group"] = None
+    assert len(of(write_store(tmp_path / "store", grouped))) == 8
+
+
+def test_a_fold_parts_who_is_not_test(tmp_path: Path) -> None:
+    rows = [row(f"S{i}", f"P{i // 2}", split="train" if i < 4 else "validation", fold=i // 2 % 3) for i in range(8)]
+    rows += [row("T", "PT", split="test")]
+    store = write_store(tmp_path / "store", rows)
+    assert studies(of(store), rows) == [0, 1, 2, 3]
+    folds = [
+        [studies(of(store, split=split, fold=i), rows) for split in ("train", "validation", "test")] for i in range(3)
+    ]
+    assert folds == [
+        [[2, 3, 4, 5], [0, 1, 6, 7], [8]],
+        [[0, 1, 4, 5, 6, 7], [2, 3], [8]],
+        [[0, 1, 2, 3, 6, 7], [4, 5], [8]],
+    ]
+    with pytest.raises(UserError, match="has the folds 0 to 2, not fold 3"):
+        of(store, fold=3)
+    rows[0]["fold"] = None
+    with pytest.raises(UserError, match="1 volumes have no fold"):
+        of(write_store(tmp_path / "gap", rows), fold=0)
+    with pytest.raises(UserError, match="has no folds, not fold 0"):
+        of(write_store(tmp_path / "none", [one | {"fold": None} for one in rows]), fold=0)
+
+
+def test_a_group_across_the_fold_is_left_out_of_training_on_the_others(tmp_path: Path) -> None:
+    rows = [row(f"S{i}", f"P{i}", split="train", fold=i) for i in range(4)]
+    rows[1]["group"] = rows[0]["id"]
+    store = write_store(tmp_path / "store", rows)
+    assert studies(of(store, fold=0), rows) == [2, 3]
+    assert studies(of(store, fold=2), rows) == [0, 3]
+    assert studies(of(store, fold=0, split="validation"), rows) == [0]
+
+
+def test_patients_of_a_fold_that_were_seen_are_refused(tmp_path: Path) -> None:
+    rows = [row(f"S{i}", f"P{i}", split=split, fold=fold) for i, (split, fold) in enumerate(
+        [("train", 0), ("train", 1), ("validation", 1), ("test", None)]
+    )]  # fmt: skip
+    store = write_store(tmp_path / "store", rows)
+    ids = [one["id"] for one in rows]
+    refuse_seen(store, ids, [hashed("P0"), hashed("P1")])
+    refuse_seen(store, ids, [hashed("P1"), hashed("P2")], fold=0)
+    with pytest.raises(UserError, match="1 patients of validation and test were seen"):
+        refuse_seen(store, ids, [hashed("P0"), hashed("P1")], fold=0)
+    with pytest.raises(UserError, match="2 patients of validation and test were seen"):
+        refuse_seen(store, ids, [hashed(f"P{i}") for i in range(3)], fold=1)
+    refuse_seen(store, ids[:2], [hashed("P2")])
+
+
+def test_fractions_are_nested_and_keep_whole_patients(tmp_path: Path) -> None:
+    rows = [row(f"S{i}", f"P{i // 2}", split="train") for i in range(200)]
+    rows[199]["group"] = rows[0]["id"]
+    store = write_store(tmp_path / "store", rows)
+    chosen = [set(of(store, fraction=fraction).ids) for fraction in (0.1, 0.25, 1.0)]
+    assert [len(ids) for ids in chosen[1:]] == [50 - (rows[198]["id"] in chosen[1]), 199]
+    assert chosen[0] < chosen[1] < chosen[2]
+    assert len(set(of(store, fraction=0.1).patients)) == 10
+    with pytest.raises(ValueError, match="above 0"):
+        of(store, fraction=0)
+
+
+def test_scans_are_built_when_looked_at_and_behave_as_a_sequence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(f"S{i}", f"P{i}", split="train", shape=[24, 20, 10 + i]) for i in range(6)]
+    store = write_store(tmp_path / "store", rows)
+    built: list[str] = []
+    scan = Store.scan
+
+    def counted(self: Store, volume_id: str) -> StoredScan:
+        built.append(volume_id)
+        return scan(self, volume_id)
+
+    monkeypatch.setattr(Store, "scan", counted)
+    scans = of(store)
+    assert built == []
+    ordered = sorted(rows, key=lambda one: str(one["id"]))
+    assert [one.shape for one in scans.scans[1:3]] == [tuple(one["shape"]) for one in ordered[1:3]]
+    assert built == [one["id"] for one in ordered[1:3]]
+    assert scans.scans[-1].id == ordered[5]["id"]
+    assert scans.ids == [one["id"] for one in ordered]
+    assert list(scans.patients) == [one["patient"] for one in ordered]
+    assert (scans.ids[2], scans.ids[4:], len(scans.ids)) == (ordered[2]["id"], scans.ids[-2:], 6)
+    assert ordered[3]["id"] in scans.ids
+    table = pd.DataFrame({"y": range(6)}, index=[one["id"] for one in ordered[::-1]])
+    assert list(table.loc[scans.ids]["y"]) == [5, 4, 3, 2, 1, 0]
+    with pytest.raises(IndexError):
+        scans.scans[6]
+
+
+def test_a_worker_is_sent_keys_alone(tmp_path: Path) -> None:
+    rows = [row(f"S{i}", f"P{i}", split="train" if i % 2 else "test") for i in range(4000)]
+    scans = of(write_store(tmp_path / "store", rows))
+    assert scans.scans[7].shape == (24, 20, 12)  # looked at: what the store has read by now must stay behind
+    sent = pickle.dumps(scans)
+    assert len(sent) < 2000 * 60 + 2000
+    there: TrainingScans = pickle.loads(sent)
+    assert there.ids == scans.ids
+    assert there.scans[1999].id == scans.ids[1999]
