@@ -15,6 +15,7 @@ from tests.scans import ArrayScan
 from volssl.data import StepSampler, Store, TrainingScans, ViewDataset, prepare, step_loader
 from volssl.data.sampler import epoch_order, sample_rng
 from volssl.errors import UserError
+from volssl.views import RandomCrops
 
 
 def crop(scan: ArrayScan, rng: np.random.RandomState) -> dict[str, Tensor]:
@@ -54,6 +55,31 @@ def test_batches_are_bit_equal_with_0_1_and_2_workers() -> None:
     assert equal(alone, batches(0, 5, 2))
 
 
+def test_crops_read_as_one_box_are_bit_equal_with_0_1_and_4_workers(tmp_path: Path) -> None:
+    prepare([write_cohort(tmp_path / "cohort", 6, (40, 36, 20))], tmp_path / "store", workers=0)
+    store = Store.open(tmp_path / "store")
+    scans = [store.scan(volume_id) for volume_id in store.rows["id"].to_pylist()]
+    data = ViewDataset(scans, RandomCrops(size=(16, 16, 8), count=3, window_hu=(40, 400)), seed=1)
+    loaders = [
+        step_loader(data, batch_size=2, seed=0, start_step=1, total_steps=5, workers=workers, prefetch_factor=3)
+        for workers in (0, 1, 4)
+    ]
+    alone, one, four = ([*loader] for loader in loaders)
+    assert tuple(alone[0]["image"].shape) == (2, 3, 1, 16, 16, 8)
+    assert equal(alone, one)
+    assert equal(alone, four)
+    assert equal(alone, [*loaders[2]])  # its workers stay for the next pass
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_memory_is_pinned_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch, pinned: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pinned)
+    loader = step_loader(dataset(), batch_size=4, seed=0, start_step=0, total_steps=1, workers=2, prefetch_factor=5)
+    assert (loader.pin_memory, loader.prefetch_factor, loader.persistent_workers) == (pinned, 5, True)
+    alone = step_loader(dataset(), batch_size=4, seed=0, start_step=0, total_steps=1, workers=0)
+    assert (alone.prefetch_factor, alone.persistent_workers) == (None, False)
+
+
 def test_starting_at_step_7_is_running_to_it() -> None:
     assert equal(batches(0, 11, 0)[7:], batches(7, 11, 0))
 
@@ -89,6 +115,45 @@ def test_an_epoch_holds_each_sample_once_but_for_the_dropped_rest() -> None:
     assert sorted(epoch_order(10, 0, 0)) == list(range(10))
     assert list(epoch_order(10, 0, 0)) != list(epoch_order(10, 0, 1))
     assert len(StepSampler(10, 4, 0, 2, 6)) == 4
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(12, 1), (6, 2), (4, 3), (1, 12)])
+def test_the_ranks_share_one_order_whatever_their_number(batch_size: int, world_size: int) -> None:
+    whole = [sorted(step) for step in StepSampler(50, 12, seed=4, start_step=0, total_steps=9)]
+    ranks = [list(StepSampler(50, batch_size, 4, 0, 9, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    for step, expected in enumerate(whole):
+        shares = [batches[step] for batches in ranks]
+        assert [len(share) for share in shares] == [batch_size] * world_size
+        assert sorted(one for share in shares for one in share) == expected
+        assert len({index for share in shares for _, index in share}) == 12
+
+
+def test_a_rank_that_starts_later_goes_on_as_if_it_had_run() -> None:
+    def steps(start: int) -> list[list[tuple[int, int]]]:
+        return list(StepSampler(50, 4, 4, start, 20, rank=2, world_size=3))
+
+    assert steps(0)[7:] == steps(7)
+    assert StepSampler(50, 4, 4, 0, 20, rank=2, world_size=3).steps_per_epoch == 4
+
+
+def test_a_loader_of_a_rank_gives_its_share() -> None:
+    shares = [
+        step_loader(dataset(), batch_size=2, seed=3, start_step=0, total_steps=5, workers=0, rank=rank, world_size=2)
+        for rank in (0, 1)
+    ]
+    both = [{name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(*shares, strict=True)]
+    assert equal(both, batches(0, 5, 0))
+
+
+def test_ranks_that_cannot_be_are_refused() -> None:
+    with pytest.raises(
+        UserError, match="a batch of 6 on each of 2 ranks cannot be drawn from 10 volumes: take a batch "
+    ):
+        StepSampler(10, 6, 0, 0, 1, rank=0, world_size=2)
+    with pytest.raises(UserError, match="at most 10 ranks"):
+        StepSampler(10, 1, 0, 0, 1, rank=0, world_size=11)
+    with pytest.raises(ValueError, match="rank 2 is none of 2"):
+        StepSampler(10, 1, 0, 0, 1, rank=2, world_size=2)
 
 
 def test_the_order_of_an_epoch_is_no_samples_stream() -> None:

@@ -65,25 +65,42 @@ class ViewDataset(Dataset[Sample]):
 
 
 def step_loader(
-    dataset: Dataset[Any], *, batch_size: int, seed: int, start_step: int, total_steps: int, workers: int
+    dataset: Dataset[Any],
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    total_steps: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    prefetch_factor: int = 2,
 ) -> DataLoader[Sample]:
-    """A loader of one batch for each step from `start_step` to `total_steps`.
+    """A loader of one batch for each step from `start_step` to `total_steps`, in pinned memory where there is a GPU.
 
     Args:
         dataset: addressed by (epoch, index), such as a `ViewDataset`.
+        batch_size: samples a step, on each rank.
         seed: of the order; the views have the dataset's.
         workers: loading processes; 0 loads in this one. The batches are the same.
+        rank: which of the processes that train together this is, from 0.
+        world_size: how many train together; each gets its share of every global batch.
+        prefetch_factor: batches that each worker has ready or in the making.
 
     Raises:
-        UserError: a batch is larger than the dataset.
+        UserError: a batch, of all ranks together, is larger than the dataset.
     """
-    sampler = StepSampler(len(cast(Sized, dataset)), batch_size, seed, start_step, total_steps)
+    sampler = StepSampler(
+        len(cast(Sized, dataset)), batch_size, seed, start_step, total_steps, rank=rank, world_size=world_size
+    )
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         # its own: each new iterator draws once, and a resumed run must not shift the draws of dropout
         generator=torch.Generator().manual_seed(seed),
         num_workers=workers,
+        prefetch_factor=prefetch_factor if workers else None,
+        persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context=_start_method() if workers else None,
     )

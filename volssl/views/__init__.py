@@ -2,5 +2,6 @@
 
 from volssl.views.base import Box, Scan, Views
 from volssl.views.multicrop import MultiCrop
+from volssl.views.random_crops import RandomCrops
 
-__all__ = ["Box", "MultiCrop", "Scan", "Views"]
+__all__ = ["Box", "MultiCrop", "RandomCrops", "Scan", "Views"]
