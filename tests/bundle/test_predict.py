@@ -348,6 +348,19 @@ def test_a_study_of_two_series_gets_two_answers_under_one_key(line: Line, tmp_pa
     assert rows.keys() == {answer.path.name for answer in written}
 
 
+def test_each_part_of_a_file_of_two_volumes_gets_an_answer(line: Line, tmp_path: Path) -> None:
+    import nibabel
+
+    image = nibabel.load(line.volumes[0])
+    hu = np.asanyarray(image.dataobj)
+    both = np.stack([hu, hu[::-1]], axis=-1)
+    nibabel.save(nibabel.Nifti1Image(both, image.affine), tmp_path / "phases.nii.gz")
+    written = predict_studies(line.bundle, [tmp_path / "phases.nii.gz"], tmp_path / "out")
+    key = written[0].content["study"]
+    assert [answer.path.name for answer in written] == [f"{key}.json", f"{key}-volume2.json"]
+    assert numbers(written[0].content) != numbers(written[1].content)
+
+
 def test_the_key_says_nothing_without_the_secret_and_stays_when_the_scan_moves(line: Line, tmp_path: Path) -> None:
     moved = shutil.copytree(line.series[0], tmp_path / "elsewhere")
     (first,) = predict_studies(line.bundle, line.series[:1], tmp_path / "out")
