@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 import numpy as np
+import pydicom
 from pydicom.pixels import get_decoder, iter_pixels
-from pydicom.uid import UID, ExplicitVRBigEndian, UID_dictionary
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, UID_dictionary
 
 from volssl.data.checks import AIR_HU
 from volssl.data.dicom_headers import NATIVE, Header
@@ -86,7 +87,9 @@ def _decoded_of_file(run: list[Header]) -> Iterator[np.ndarray]:
     if run[0].pixels_at is not None and (run[0].bits_allocated > 8 or run[0].syntax != ExplicitVRBigEndian):
         yield from (_native(one) for one in run)
         return
-    frames = iter_pixels(run[0].found.path, indices=[one.frame or 0 for one in run], raw=True)
+    path = run[0].found.path  # of a deflated file pydicom cannot read a frame by its place
+    source = pydicom.dcmread(path) if run[0].syntax == DeflatedExplicitVRLittleEndian else path
+    frames = iter_pixels(source, indices=[one.frame or 0 for one in run], raw=True)
     for one, raw in zip(run, frames, strict=True):
         if raw.shape != (one.rows, one.columns):
             raise RefusedError("pixels", "A decoded slice has another size than its header says.")
