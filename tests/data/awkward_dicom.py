@@ -544,7 +544,7 @@ CASES = [
         expect=volumes(block(4075)),
     ),
     Case("size_absurd", _rows_absurd, reasons={"pixels": 1}, expect=volumes(block(4072)[..., :11])),
-    Case("cut_short", _cut_short, 0, {"pixels": 1}),
+    Case("slice_cut_short", _cut_short, 0, {"pixels": 1}),
     Case(
         "place_no_number",
         _damaged_tag(4076, "ImagePositionPatient", b"here\\there\\nowhere"),
