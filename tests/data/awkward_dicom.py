@@ -565,7 +565,7 @@ CASES = [
         expect=volumes(block(4079)[..., :11]),
     ),
     Case("mark_of_dicom_missing", _without_preamble, expect=volumes(block(4080))),
-    Case("oblique", one(4081, _oblique), reasons={}, expect=_oblique_affine),
+    Case("oblique_slices", one(4081, _oblique), reasons={}, expect=_oblique_affine),
     Case("plane_jitters", one(4082, _jitter), expect=volumes(block(4082))),
     Case("one_uid_for_all_slices", one(4083, setting(SOPInstanceUID=f"{ROOT_UID}.1")), expect=volumes(block(4083))),
     Case(
