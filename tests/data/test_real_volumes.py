@@ -14,19 +14,19 @@ from volssl.data.volumes import itk_affine
 
 
 @pytest.mark.parametrize(
-    ("name", "modality", "given"),
+    ("name", "modality"),
     [
-        ("ct_body_3mm", "CT", None),
-        ("ct_brain_atlas_1mm", "CT", "CT"),
-        ("ct_brain_template_1mm", "CT", "CT"),
-        ("mr_t1_template_0.74mm", "MR", None),
+        ("ct_body_3mm", "CT"),
+        ("ct_brain_atlas_1mm", "CT"),
+        ("ct_brain_template_1mm", "CT"),
+        ("mr_t1_template_0.74mm", "MR"),
     ],
 )
 def test_a_nifti_volume_is_stored_as_nibabel_reads_it(
-    shared_data: Path, tmp_path: Path, name: str, modality: str, given: str | None
+    shared_data: Path, tmp_path: Path, name: str, modality: str
 ) -> None:
     image = nib.as_closest_canonical(nib.load(shared_data / f"{name}.nii.gz"))
-    prepare([shared_data / f"{name}.nii.gz"], tmp_path / "store", modality=given, workers=0)
+    prepare([shared_data / f"{name}.nii.gz"], tmp_path / "store", workers=0)
     store = Store.open(tmp_path / "store")
     (volume_id,) = store.rows["id"].to_pylist()
     scan = store.scan(volume_id)
@@ -61,12 +61,31 @@ def test_the_jpeg_2000_series_is_stored_as_simpleitk_reads_it(shared_data: Path,
     assert (row["first_slice_z_mm"], row["slice_step_z_mm"]) == (-804.5, 2.0)
 
 
-def test_the_share_without_air_is_refused_until_the_modality_is_said(shared_data: Path, tmp_path: Path) -> None:
-    names = ("ct_brain_atlas_1mm", "ct_brain_template_1mm")
-    files = [shared_data / f"{name}.nii.gz" for name in names] + [shared_data / "ct_body_3mm.nii.gz"]
-    first = prepare(files, tmp_path / "store", workers=0)
+def test_the_whole_share_is_stored_without_any_option(shared_data: Path, tmp_path: Path) -> None:
+    summary = prepare([shared_data], tmp_path / "store", workers=0)
+    assert (summary.stored, summary.rejected.total()) == (5, 0)
+    rows = Store.open(tmp_path / "store").rows.to_pylist()
+    assert sorted((row["modality"], *row["shape"]) for row in rows) == [
+        ("CT", 122, 101, 112), ("CT", 181, 217, 181), ("CT", 202, 202, 179), ("CT", 512, 512, 20), ("MR", 207, 256, 215),
+    ]  # fmt: skip
+    told = {tuple(row["shape"]): row["notes"] for row in rows}
+    for shape, low in (((202, 202, 179), "-30"), ((181, 217, 181), "-24.9343")):  # the brain alone, so no air
+        assert "the modality CT was told from the name" in told[shape]
+        assert f"no air: the lowest value is {low} HU" in told[shape]
+    assert "the modality CT was told from the values" in told[(122, 101, 112)]
+    assert "the modality MR was told from the values" in told[(207, 256, 215)]
+
+
+def test_a_share_without_air_under_other_names_is_refused_until_the_modality_is_said(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    names = ("ct_brain_atlas_1mm", "ct_brain_template_1mm", "ct_body_3mm")
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(names):
+        (tmp_path / "in" / f"S{number}.nii.gz").symlink_to(shared_data / f"{name}.nii.gz")
+    first = prepare([tmp_path / "in"], tmp_path / "store", workers=0)
     assert (first.stored, dict(first.rejected)) == (1, {"modality_unknown": 2})
-    second = prepare(files, tmp_path / "store", workers=0, modality="CT")
+    second = prepare([tmp_path / "in"], tmp_path / "store", workers=0, modality="CT")
     assert (second.stored, second.known, second.rejected.total(), second.volumes) == (2, 1, 0, 3)
     assert (tmp_path / "store" / "rejected.csv").read_text().count("\n") == 1
 

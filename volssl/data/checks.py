@@ -95,8 +95,16 @@ def foreground(array: np.ndarray, modality: str) -> Box:
 
 
 def air_level(sample: np.ndarray, modality: str) -> float:
-    """The value at and below which a voxel is air: fixed in HU, half of Otsu's threshold in MR."""
-    return THRESHOLDS.body_hu if modality == "CT" else float(threshold_otsu(sample)) / 2
+    """The value at and below which a voxel is air.
+
+    In HU it is fixed. In MR it lies a quarter of the way from the mean of what Otsu's method finds dark to the mean of
+    the rest: where no value lies between them, Otsu's threshold is the largest value of the noise itself.
+    """
+    if modality == "CT":
+        return THRESHOLDS.body_hu
+    dark = sample <= threshold_otsu(sample)
+    low, high = float(sample[dark].mean()), float(sample[~dark].mean()) if not dark.all() else float(sample.max())
+    return low + (high - low) / 4
 
 
 def subsample(array: np.ndarray, at_most: int) -> tuple[np.ndarray, tuple[int, ...]]:
