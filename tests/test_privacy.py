@@ -6,8 +6,6 @@ table as the user gave them; those of the source are nowhere.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import shutil
 import sys
@@ -27,6 +25,7 @@ from pydicom.uid import generate_uid
 
 from volssl import cli
 from volssl.bundle.export import export_run
+from volssl.bundle.inspect import inspect_store
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.workflow import finetune, pretrain
 from volssl.data.store import Store
@@ -196,8 +195,7 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Archive]:
         with pytest.raises(UserError, match="2 studies could not be"):
             predict_studies(out / "bundle", [source], out / "some")
         monai_run(out / "bundle", archive.series[1], out / "by_monai")
-        if importlib.util.find_spec("volssl.bundle.inspect"):
-            importlib.import_module("volssl.bundle.inspect").inspect_store(store, out / "inspect")
+        inspect_store(store, out / "inspect")
     return out, archive
 
 
@@ -228,6 +226,7 @@ def test_the_search_looks_at_every_kind_of_file_and_finds_what_is_private(line: 
     kinds = {path.suffix for path, _ in searched(out)}
     assert kinds >= {".parquet", ".csv", ".json", ".jsonl", ".b2nd", ".pt", ".yaml", ".html", ".png"}
     assert any("tfevents" in path.name for path, _ in searched(out))
+    assert any(path.suffix == ".html" and path.is_relative_to(out / "inspect") for path, _ in searched(out))
     for folder in ("store", "answers", "some", "by_monai"):
         hidden = (out / folder / "paths.csv").read_text()
         assert any(text in hidden for text in archive.telling)
@@ -273,9 +272,3 @@ def test_the_keys_stand_in_one_file_alone_and_only_their_owner_reads_the_private
         assert len(key) == 64
         holders = [path for path, content in searched(out) if key.encode() in content or bytes.fromhex(key) in content]
         assert holders == []
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("volssl.bundle.inspect"), reason="no page of a store yet")
-def test_the_page_of_a_store_is_among_the_files_searched(line: tuple[Path, Archive]) -> None:
-    out, _ = line
-    assert any(path.is_relative_to(out / "inspect") and path.suffix == ".html" for path, _ in searched(out))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from volssl.data.dicom import Series
+from volssl.data.dicom_headers import NATIVE
 from volssl.data.sources import Source
 from volssl.errors import UserError
 
@@ -74,4 +75,4 @@ def as_time(seconds: float) -> str:
 def _kind(source: Source) -> str:
     if not isinstance(source, Series):
         return "file"
-    return "compressed slices" if source.slices[0].compressed else "slices"
+    return "slices" if source.slices[0].syntax in (*NATIVE, "") else "compressed slices"
