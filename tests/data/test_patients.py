@@ -11,6 +11,7 @@ from tests.data.sources import write_cohort
 from volssl.data import Store, prepare, split_of
 from volssl.data.keys import keyed_hash, study_alias
 from volssl.data.patients import join_patients, read_patients, settle_splits
+from volssl.data.splits import SplitPlan
 from volssl.errors import UserError
 
 
@@ -60,10 +61,10 @@ def test_a_study_named_under_two_of_its_names_is_refused(tmp_path: Path) -> None
 
 def test_a_patient_who_becomes_known_takes_the_side_of_the_others(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("study,patient\na,Ann\n")
-    rows = [row("a", split="train", fold=2), row("b", "Ann", split="test")]
+    rows = [row("a", split="validation", fold=2), row("b", "Ann", split="train", fold=4)]
     join_patients(rows, read_patients(tmp_path / "table.csv"), SECRET)
-    settle_splits(rows, SECRET)
-    assert [(one["patient"], one["split"], one["fold"]) for one in rows] == [(hashed("Ann"), "test", None)] * 2
+    settle_splits(rows, SECRET, SplitPlan(folds=5))
+    assert [(one["patient"], one["split"], one["fold"]) for one in rows] == [(hashed("Ann"), "train", 4)] * 2
 
 
 def test_a_table_that_comes_later_moves_both_studies_of_a_patient_together(tmp_path: Path) -> None:

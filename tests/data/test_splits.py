@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import binom
 from sklearn.model_selection import StratifiedGroupKFold
 
 from tests.data.made_store import SECRET, hashed, row, write_store
-from volssl.data.manifest import Row
+from volssl.data.manifest import Row, table_of
 from volssl.data.patients import settle_splits
 from volssl.data.split_store import split_store
 from volssl.data.splits import SplitPlan, TwoSidesError, fold_of, read_split_plan, same_person, split_of
@@ -129,6 +130,14 @@ def test_near_duplicates_of_an_unknown_patient_go_where_the_known_one_is() -> No
     rows[4]["group"] = rows[3]["id"]
     settle_splits(rows, SECRET)
     assert [one["split"] for one in rows] == ["test", "test", "test", "train", "train"]
+
+
+def test_whom_two_sides_claim_goes_to_training_which_leaves_such_groups_out() -> None:
+    rows = [row("a", split="test"), row("b", split="train"), row("c")]
+    for one in rows:
+        one["group"] = rows[0]["id"]
+    settle_splits(rows, SECRET)
+    assert [one["split"] for one in rows] == ["test", "train", "train"]
 
 
 def test_two_named_patients_stay_two_whatever_their_groups() -> None:
@@ -273,6 +282,10 @@ def test_folds_partition_who_is_not_test_and_stay_for_those_who_come(tmp_path: P
     assert {one["fold"] for one in more[len(rows) :] if one["split"] != "test"} == {0, 1, 2, 3}
 
     assert split_store(store, folds=4) == table
+    assert split_store(store, folds=4, redraw=True) == table
+    pq.write_table(table_of([one | {"fold": one["fold"] and 1} for one in rows]), store / "manifest.parquet")
+    assert split_store(store) != table
+    assert split_store(store, redraw=True) == table
     other = split_store(store, folds=3)
     assert sides(stored(store)) == before
     assert len(other.folds) == 3
