@@ -172,6 +172,7 @@ def split(
     ] = None,
     patients: Annotated[Path | None, typer.Option(help="CSV: study, patient, split: your own split.")] = None,
     redraw: Annotated[bool, typer.Option("--redraw", help="Draw anew also for patients that have a split.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be, and write nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print who is trained and tested on, by patient; with options, draw it: stratified, in folds, or as you say."""
@@ -278,15 +279,17 @@ def predict(
     bundle: Annotated[Path, typer.Argument(help="A bundle that `volssl export` wrote.")],
     studies: Annotated[list[Path], typer.Argument(metavar="STUDY...", help="DICOM folders or volume files.")],
     out: Annotated[Path, typer.Option(help="Folder for the answers.")],
+    modality: Annotated[str | None, typer.Option(help="CT or MR, for files that do not say.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Key of the hashes; made on first use where left out.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Run a bundle whose configs name code of others.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer for studies, straight from DICOM: a JSON each, with what was done to the scan."""
     from volssl.bundle.predict import predict_studies
 
-    answers = predict_studies(bundle, studies, out, trust=trust)
+    answers = predict_studies(bundle, studies, out, modality=modality, key=key, trust=trust)
     result(as_json, [answer.as_dict() for answer in answers])
-    wrote(*[answer.path for answer in answers], out / "answers.csv")
+    wrote(*[answer.path for answer in answers], out / "answers.csv", out / "paths.csv")
     say(NOTICE)
     then(f"open {out / 'answers.csv'}, or volssl evaluate RUN --store STORE --labels CSV --out DIR on labelled scans")
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from tests.data.sources import block, write_nifti, write_series
 
-SHAPE = (24, 20, 6)
+SHAPE, SPACING_MM = (24, 20, 6), (2.0, 2.0, 4.0)
 WRONG = ("", "no number", "1\\2\\3\\4\\5", "-1", "1e400", "nan", "0", "65535", "\x00\xff", "9" * 60)
 
 
@@ -65,7 +65,7 @@ def _save(dataset: Dataset, path: Path) -> None:
 def write_mutated_series(folder: Path, seed: int) -> list[Path]:
     """A series of six slices, each damaged in its own way."""
     rng = np.random.RandomState(seed)
-    write_series(folder, block(seed, SHAPE), study=seed)
+    write_series(folder, block(seed, SHAPE), study=seed, spacing_mm=SPACING_MM)
     ways: list[Callable[[Path, np.random.RandomState], None]] = [
         lambda path, rng: _rewrite(path, flipped, rng),
         lambda path, rng: _rewrite(path, cut, rng),
@@ -86,9 +86,10 @@ def write_mutated_file(folder: Path, seed: int) -> list[Path]:
     folder.mkdir(parents=True)
     path = folder / f"scan{suffix}"
     if suffix.startswith(".nii"):
-        write_nifti(path, block(seed, SHAPE))
+        write_nifti(path, block(seed, SHAPE), np.diag([*SPACING_MM, 1.0]))
     else:
         image = SimpleITK.GetImageFromArray(block(seed, SHAPE).transpose(2, 1, 0))
+        image.SetSpacing(SPACING_MM)
         SimpleITK.WriteImage(image, str(path), useCompression=bool(seed % 8 > 3))
     _rewrite(path, (flipped, cut, fields)[rng.randint(3)], rng)
     return [path]

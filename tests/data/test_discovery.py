@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.data.sources import block, write_series
 from volssl import progress
 from volssl.data.dicom_mark import begins_as_dicom
-from volssl.data.discovery import discover
+from volssl.data.discovery import UNKNOWN, discover
 from volssl.data.keys import plain_name
 
 DICOM = bytes(128) + b"DICM"
@@ -33,11 +33,12 @@ def test_files_are_read_by_suffix_or_by_their_mark(tmp_path: Path) -> None:
     put(tmp_path, "README", "thing.bin", "e.zraw", "x.png", "y.csv", ".hidden.nii", "DICOMDIR", "z.tar.gz")
     found = discover([tmp_path])
     assert {file.path.name: file.format for file in found.files} == {
+        "README": UNKNOWN, "thing.bin": UNKNOWN,
         "a.nii": "nifti", "b.NII.GZ": "nifti", "c.nrrd": "nrrd", "d.mha": "metaimage", "e.mhd": "metaimage",
         "f.dcm": "dicom", "g.IMA": "dicom", "IM0001": "dicom", "CT.1.2.840.1234": "dicom", "odd.xyz": "dicom",
     }  # fmt: skip
     assert found.passed_over == {
-        "files of other kinds": 2, "raw parts of a header file": 1, "pictures": 1, "tables": 1,
+        "raw parts of a header file": 1, "pictures": 1, "tables": 1,
         "hidden files and directory records": 2, "archives": 1,
     }  # fmt: skip
 
@@ -122,10 +123,11 @@ def test_raw_parts_belong_to_a_header_or_are_told_to_lack_it(tmp_path: Path) -> 
     put(tmp_path, "lone/S4.img", "lone/S5.zraw", "lone/S6.hdr")
     put(tmp_path, "lone/S7.img", data=DICOM)
     found = discover([tmp_path])
-    assert [(file.path.name, file.format) for file in found.files] == [
+    assert [file.path.name for file in found.files if file.format == UNKNOWN] == ["S4.img", "S5.zraw"]
+    assert [(file.path.name, file.format) for file in found.readable] == [
         ("S2.HDR.gz", "nifti"), ("S6.hdr", "nifti"), ("S7.img", "dicom"), ("S3.mhd", "metaimage"), ("S1.hdr", "nifti"),
     ]  # fmt: skip
-    assert found.passed_over == {"raw parts of a header file": 4, "raw parts whose header file is missing": 2}
+    assert found.passed_over == {"raw parts of a header file": 4}
     assert plain_name("S1.hdr") == plain_name("S1.HDR.GZ") == "S1"
 
 
@@ -176,7 +178,7 @@ def test_a_slice_without_preamble_and_meta_header_is_told(tmp_path: Path) -> Non
 def test_what_only_resembles_dicom_is_not_taken_for_it(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "unknown").write_bytes(data)
     found = discover([tmp_path])
-    assert (found.files, found.passed_over) == ([], {"files of other kinds": 1})
+    assert ([file.format for file in found.files], found.readable, found.passed_over) == ([UNKNOWN], [], {})
 
 
 def test_a_running_count_is_shown_where_there_is_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

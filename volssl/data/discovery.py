@@ -24,6 +24,7 @@ FORMATS = {
     ".mha": "metaimage",
     ".mhd": "metaimage",
 }
+UNKNOWN = "unknown"  # the format of a file that is meant for another reader, or was a scan before it was damaged
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 MASK_FOLDERS = {"mask", "masks", "label", "labels", "seg", "segs", "segmentation", "segmentations", "annotations"}
 MASK_STEM = re.compile(r"(^|[_\-.])(mask|masks|seg|segmentation|label|labels|labelmap|roi)$", re.IGNORECASE)
@@ -76,6 +77,11 @@ class Discovery:
     files: list[Found] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def readable(self) -> list[Found]:
+        """The files of a format that is known."""
+        return [one for one in self.files if one.format != UNKNOWN]
+
     def passed_over_line(self) -> str:
         """One line for the user; empty where nothing was passed over."""
         return ", ".join(f"{rule} ({count})" for rule, count in sorted(self.passed_over.items()))
@@ -103,10 +109,10 @@ def discover(sources: Sequence[Path], *, exclude: Path | None = None) -> Discove
         outright = path == root
         rule = None if outright else _rule(path.relative_to(root), siblings)
         kind = None if rule else _format(path)
-        if kind:
-            discovery.files.append(Found(path, root.parent if outright else root, kind))
+        if rule:
+            discovery.passed_over[rule] += 1
         else:
-            discovery.passed_over[rule or _left_over(path)] += 1
+            discovery.files.append(Found(path, root.parent if outright else root, kind or UNKNOWN))
     discovery.passed_over.update(walk.passed_over)
     return discovery
 
@@ -213,8 +219,3 @@ def _format(path: Path) -> str | None:
         if name.endswith(suffix):
             return kind
     return "dicom" if name.endswith(DICOM_SUFFIXES) or is_dicom(path) else None
-
-
-def _left_over(path: Path) -> str:
-    lone = path.name.lower().endswith(RAW_PARTS)
-    return "raw parts whose header file is missing" if lone else "files of other kinds"

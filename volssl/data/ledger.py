@@ -198,7 +198,8 @@ def _parquet(table: pa.Table) -> bytes:
 
 def _csv(columns: tuple[str, ...], records: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    # all quoted: a carriage return in a path would else end its line
+    writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()

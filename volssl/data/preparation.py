@@ -13,19 +13,26 @@ from typing import Any
 from volssl.data import checks
 from volssl.data.crew import CrashError, Crew, crew, quiet_libraries
 from volssl.data.discovery import Discovery, discover
+from volssl.data.duplicates import perceptual_hash, settle_groups
 from volssl.data.estimate import estimate
 from volssl.data.keys import keyed_hash, settle_key
 from volssl.data.ledger import Ledger, Rejection, writing
-from volssl.data.manifest import PATIENT_UNKNOWN, Row, row_of
+from volssl.data.manifest import PATIENT_UNKNOWN, Row, as_box, row_of
 from volssl.data.patients import PatientTable, find_patients, join_patients, settle_splits
 from volssl.data.sources import Refused, Source, gather
-from volssl.data.splits import SPLITS
-from volssl.data.store import FORMAT, is_full_disk, volume_path, write_volume, write_whole
+from volssl.data.splits import SPLITS, read_split_plan
+from volssl.data.store import (
+    FORMAT,
+    STORE_RECORD,
+    check_format,
+    is_full_disk,
+    volume_path,
+    write_volume,
+    write_whole,
+)
 from volssl.data.volume import RefusedError, Volume
 from volssl.errors import UserError
 from volssl.progress import say, track
-
-STORE_RECORD = "store.json"
 
 
 @dataclass
@@ -82,6 +89,8 @@ class Writer:
         try:
             volume = _checked(source, self.modality, self.oblique)
             row = row_of(volume, self.key, source=name, stamp=stamp, files=files)
+            box, kind = as_box(row["foreground"]), row["modality"]
+            row["perceptual_hash"] = perceptual_hash(volume.array, volume.spacing_mm, box, kind)
         except RefusedError as refusal:
             return Rejection(name, refusal.reason, refusal.sentence, stamp, files)
         told_by_voxels = not volume.origin.identity
@@ -134,7 +143,7 @@ def prepare(
     try:
         with writing(store) as ledger, crew(workers) as hands:
             quiet_libraries()
-            _check_format(store)
+            check_format(store)
             secret = settle_key(store, roots, Path(key) if key else None)
             table = find_patients(roots, Path(patients) if patients else None)
             summary = PrepareSummary(store, passed_over=discovery.passed_over)
@@ -148,7 +157,7 @@ def prepare(
         if not is_full_disk(error):
             raise
         raise UserError(f"{store}: the disk is full; make room and repeat: what is stored stays") from error
-    if not summary.stored and not summary.known:
+    if not summary.stored and not summary.known and not summary.rejected["duplicate"]:
         raise UserError(_nothing(roots, discovery, summary.rejected) + f"; {store / 'rejected.csv'} says why")
     return summary
 
@@ -206,34 +215,29 @@ def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: Pre
     rows = list(ledger.rows.values())
     if table is not None and rows:
         join_patients(rows, table, key)
-    settle_splits(rows, key)
-    for row in rows:
-        row["group"] = row["group"] or row["id"]
+    summary.near_duplicates = settle_groups(rows)
+    plan = read_split_plan(ledger.store)
+    settle_splits(rows, key, plan)
     record = _record(ledger.store) | {
         "format": FORMAT,
         "thresholds": asdict(checks.THRESHOLDS),
         "passed_over": dict(sorted(summary.passed_over.items())),
+        "splits": plan.as_dict(),
     }
     write_whole(ledger.store / STORE_RECORD, (json.dumps(record, indent=2) + "\n").encode())
     ledger.fold()
     summary.volumes = len(rows)
     summary.patients = len({row["patient"] for row in rows})
     summary.splits = dict(Counter(row["split"] for row in rows))
-    summary.near_duplicates = sum(row["group"] != row["id"] for row in rows)
     unknown = sum(PATIENT_UNKNOWN in row["notes"] for row in rows)
     if unknown:
-        say(f"{unknown} volumes name no patient: each study counts as a patient of its own; --patients CSV says more")
+        say(f"of {len(rows)} volumes, {unknown} name no patient: each study counts as one; --patients CSV says more")
 
 
 def _record(store: Path) -> dict[str, Any]:
     """What store.json holds; nothing where there is none yet."""
     record = store / STORE_RECORD
     return dict(json.loads(record.read_text())) if record.exists() else {}
-
-
-def _check_format(store: Path) -> None:
-    if _record(store).get("format", FORMAT) != FORMAT:
-        raise UserError(f"{store} was written by another version of volssl: prepare a new store")
 
 
 def _tell_passed_over(discovery: Discovery) -> None:

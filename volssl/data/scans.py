@@ -75,7 +75,7 @@ def read_scans(path: str | Path, *, modality: str | None = None) -> list[MemoryS
     path = Path(path)
     quiet_libraries()
     scans, refusals = [], []
-    for source in gather(discover([path]).files, Crew(0)):
+    for source in gather(discover([path]).readable, Crew(0)):
         if isinstance(source, Refused):
             refusals.append((source.found.path, source.sentence))
             continue

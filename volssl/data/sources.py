@@ -11,12 +11,14 @@ from typing import Protocol, TypeVar
 from volssl.data.crew import CrashError, Crew
 from volssl.data.dicom import grouped
 from volssl.data.dicom_headers import read_headers
-from volssl.data.discovery import Found
+from volssl.data.discovery import RAW_PARTS, UNKNOWN, Found
 from volssl.data.volume import RefusedError, Volume
 from volssl.data.volumes import read_volume_headers
 from volssl.progress import track
 
 HEADERS_AT_ONCE = 64
+OTHER_KIND = ("unknown_format", "Neither its name nor its first bytes are those of DICOM, NIfTI, NRRD or MetaImage.")
+LONE_PART = ("missing_part", "It is the raw part of a header file that is not beside it.")
 T = TypeVar("T")
 
 
@@ -65,12 +67,15 @@ def gather(files: Sequence[Found], hands: Crew) -> list[Source | Refused]:
     Volume files give one source, or one a part; DICOM slices and frames are grouped by their headers.
     """
     refused: list[Refused] = []
-    volumes = [one for one in files if one.format != "dicom"]
+    volumes = [one for one in files if one.format not in ("dicom", UNKNOWN)]
     slices = [one for one in files if one.format == "dicom"]
     sources: list[Source] = list(
         chain.from_iterable(_headers(read_volume_headers, volumes, "Reading volume headers", hands, refused))
     )
     sources += grouped(chain.from_iterable(_headers(read_headers, slices, "Reading DICOM headers", hands, refused)))
+    for one in files:
+        if one.format == UNKNOWN:
+            refused.append(Refused(one, *(LONE_PART if one.path.name.lower().endswith(RAW_PARTS) else OTHER_KIND)))
     named = {path for source in sources for path in source.files} | {one.found.path for one in refused}
     refused += [Refused(one, "failed", "No reader made a volume of it.") for one in files if one.path not in named]
     return [*sources, *refused]

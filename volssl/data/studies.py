@@ -117,7 +117,7 @@ def find_studies(data: Paths) -> list[Study]:
     paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
     quiet_libraries()
     found: dict[str, Gathered] = {}
-    for source in chain.from_iterable(gather(discover([path]).files, Crew(0)) for path in paths):
+    for source in chain.from_iterable(gather(discover([path]).readable, Crew(0)) for path in paths):
         if isinstance(source, Refused):
             path = source.found.path.parent if source.found.format == "dicom" else source.found.path
             found.setdefault(f"refused {path}", Gathered(path)).refused.append(source.sentence)
