@@ -319,7 +319,7 @@ CASES = [
     Case("pair_of_header_and_image", _big_endian_pair, expect=same(hu(4))),
     Case("pair_gzipped", _gzipped_pair, expect=same(hu(5))),
     Case("analyze", _analyze, stored=0, reasons={"analyze": 1}),
-    Case("halves_of_a_pair", _lone_parts, stored=0, reasons={"missing_part": 1}),
+    Case("halves_of_a_pair", _lone_parts, stored=0, reasons={"missing_part": 2}),
     Case("raw_part_lost", _detached_without_raw, stored=0, reasons={"missing_part": 2}),
     Case("raw_parts_listed", _listed_slices, expect=same(hu(9))),
     Case("links", _linked, expect=same(hu(10))),

@@ -95,6 +95,7 @@ def test_what_is_not_finite_takes_the_lowest_value_and_the_source_stays_as_it_wa
         ("modality_unknown", NOISE.randint(-30, 90, (20, 20, 20)).astype(np.int16), None),
         ("modality_unknown", np.maximum(block(8) + 1024, 0), None),  # CT with 1024 added
         ("intensity_range", (brain() / 100).astype(np.float32), "CT"),
+        ("intensity_range", np.where(np.arange(20**3).reshape(20, 20, 20) == 99, 1e30, mr()).astype(np.float32), "MR"),
         ("not_hu", np.maximum(block(8) + 1024, 0), "CT"),
         ("not_hu", np.where(block(8) < 0, -2000, block(8) + 1024).astype(np.int16), "CT"),  # and corners padded
         ("not_hu", np.clip(brain() * 4.0, 0, 255).round().astype(np.uint8), "CT"),
@@ -181,7 +182,8 @@ def test_names_tell_the_modality_by_whole_tokens(names: tuple[str, ...], modalit
         ('{"Modality": "CT"}', "CT"),
         ('{"Modality": " mr "}', "MR"),
         ('{"Modality": "MRI"}', "MR"),
-        ('{"Modality": "Jane Doe"}', ""),
+        ('{"Modality": "pet"}', "PT"),
+        ('{"Modality": "JANE"}', ""),
         ('{"Modality": 3}', ""),
         ('["CT"]', ""),
         ("{", ""),

@@ -66,8 +66,12 @@ def test_the_whole_share_is_stored_without_any_option(shared_data: Path, tmp_pat
     assert (summary.stored, summary.rejected.total()) == (5, 0)
     rows = Store.open(tmp_path / "store").rows.to_pylist()
     assert sorted((row["modality"], *row["shape"]) for row in rows) == [
-        ("CT", 122, 101, 112), ("CT", 181, 217, 181), ("CT", 202, 202, 179), ("CT", 512, 512, 20), ("MR", 207, 256, 215),
-    ]  # fmt: skip
+        ("CT", 122, 101, 112),
+        ("CT", 181, 217, 181),
+        ("CT", 202, 202, 179),
+        ("CT", 512, 512, 20),
+        ("MR", 207, 256, 215),
+    ]
     told = {tuple(row["shape"]): row["notes"] for row in rows}
     for shape, low in (((202, 202, 179), "-30"), ((181, 217, 181), "-24.9343")):  # the brain alone, so no air
         assert "the modality CT was told from the name" in told[shape]

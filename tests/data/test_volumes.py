@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
-from collections import Counter
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -11,56 +12,23 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from tests.data.awkward import Case
-from tests.data.awkward_files import CASES
 from tests.data.sources import block, write_nifti
 from volssl.data import checks
-from volssl.data.discovery import Found, discover
+from volssl.data.discovery import Found
 from volssl.data.volume import RefusedError, Volume
-from volssl.data.volumes import read_volume_headers
+from volssl.data.volumes import VolumeFile, read_volume_headers
 
 
-def read(path: Path, kind: str = "nifti") -> Volume:
+def files_of(path: Path, kind: str = "nifti") -> tuple[VolumeFile, ...]:
     (outcome,) = read_volume_headers([Found(path, path.parent, kind)])
     if isinstance(outcome, RefusedError):
         raise outcome
-    (file,) = outcome
+    return outcome
+
+
+def read(path: Path, kind: str = "nifti") -> Volume:
+    (file,) = files_of(path, kind)
     return file.read()
-
-
-def outcome_of(folder: Path) -> tuple[list[Volume], Counter[str]]:
-    """The volumes of a folder as they would be stored, and the refusals by reason."""
-    volumes, reasons = [], Counter[str]()
-    for headers in read_volume_headers(discover([folder]).files):
-        for file in [headers] if isinstance(headers, RefusedError) else headers:
-            try:
-                if isinstance(file, RefusedError):
-                    raise file
-                volumes.append(checks.check(file.read()))
-            except RefusedError as refusal:
-                reasons[refusal.reason] += 1
-    return volumes, reasons
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_an_awkward_file_becomes_what_it_must(case: Case, tmp_path: Path) -> None:
-    folder = tmp_path / case.name
-    folder.mkdir()
-    case.build(folder)
-    volumes, reasons = outcome_of(tmp_path)
-    rows = [
-        {
-            "modality": volume.modality,
-            "affine": volume.affine.ravel().tolist(),
-            "notes": list(volume.notes),
-        }
-        for volume in volumes
-    ]
-    assert (len(rows), reasons) == (case.stored, case.reasons)
-    notes = [note for row in rows for note in row["notes"]]
-    assert [expected for expected in case.notes if not any(expected in note for note in notes)] == []
-    if case.expect:
-        case.expect(rows, [volume.array[np.newaxis] for volume in volumes])
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR", "SLA", "ARI"])
@@ -148,3 +116,158 @@ def test_an_affine_without_inverse_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         read(tmp_path / "v.nii")
     assert caught.value.reason == "geometry"
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_file_of_several_volumes_is_a_source_a_part(tmp_path: Path, suffix: str) -> None:
+    values = np.stack([block(seed) for seed in (11, 12, 13)], axis=3)
+    path = write_nifti(tmp_path / f"v{suffix}", values.astype(">i4"))
+    parts = files_of(path)
+    assert [(part.part, part.parts, part.shape, part.voxels) for part in parts] == [
+        (index, 3, (24, 20, 12), 5760) for index in range(3)
+    ]
+    assert len({part.source for part in parts}) == 3
+    for index, part in enumerate(parts):
+        volume = part.read()
+        np.testing.assert_array_equal(volume.array, values[..., index])
+        assert volume.notes == (f"part {index + 1} of 3",)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("v.mha", "metaimage"), ("v.nrrd", "nrrd")])
+def test_itk_formats_of_several_volumes_are_read_a_part_at_a_time(tmp_path: Path, name: str, kind: str) -> None:
+    values = np.stack([block(seed) for seed in (14, 15)])
+    image = SimpleITK.JoinSeries([SimpleITK.GetImageFromArray(one.transpose(2, 1, 0)) for one in values])
+    SimpleITK.WriteImage(image, str(tmp_path / name))
+    parts = files_of(tmp_path / name, kind)
+    assert [part.parts for part in parts] == [2, 2]
+    for part, expected in zip(parts, values, strict=True):
+        np.testing.assert_array_equal(part.read().array, expected[::-1, ::-1])  # ITK's axes run left and posterior
+
+
+def test_so_many_volumes_as_only_a_series_of_times_has_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    values = np.stack([block(0)] * 17, axis=3)
+    assert len(files_of(write_nifti(tmp_path / "v.nii", values[..., :16]))) == 16
+    with pytest.raises(RefusedError) as caught:
+        files_of(write_nifti(tmp_path / "v.nii", values))
+    assert caught.value.reason == "time_series"
+    assert "17 volumes, 16 are the most: write" in caught.value.sentence
+
+
+def test_the_width_in_the_store_is_told_from_the_header_a_name_or_a_sidecar(tmp_path: Path) -> None:
+    hu = block(16)
+    widths = {
+        "a.nii": (hu, 2),
+        "b.nii": (hu.astype(np.float32), 4),
+        "b_ct.nii": (hu.astype(np.float32), 2),
+        "c_t1w.nii": (hu, 4),
+        "d.nii": (hu.astype(np.float64), 2),
+    }
+    (tmp_path / "d.json").write_text('{"Modality": "CT"}')
+    for name, (values, width) in widths.items():
+        (file,) = files_of(write_nifti(tmp_path / name, values))
+        assert file.stored_bytes_per_voxel == width, name
+
+
+def test_a_stamp_changes_with_each_file_that_decides_what_is_stored(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(block(17), np.eye(4)), tmp_path / "v.img")
+    (file,) = files_of(tmp_path / "v.hdr")
+    assert file.files == (tmp_path / "v.hdr", tmp_path / "v.img")
+    stamps = {file.stamp}
+    for name, mode in (("v.hdr", "ab"), ("v.img", "ab"), ("v.json", "wb")):
+        with (tmp_path / name).open(mode) as changed:
+            changed.write(b"{}")
+        stamps.add(file.stamp)
+    assert len(stamps) == 4
+
+
+def test_the_raw_parts_of_a_header_file_are_files_of_the_source(tmp_path: Path) -> None:
+    for name, kind, raw in (("a.mhd", "metaimage", "a.raw"), ("b.nhdr", "nrrd", "b.raw")):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(block(18)), str(tmp_path / name))
+        (file,) = files_of(tmp_path / name, kind)
+        assert file.files == (tmp_path / name, tmp_path / raw)
+
+
+def test_numbered_raw_parts_are_read_and_named(tmp_path: Path) -> None:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(block(19).transpose(2, 1, 0)), str(tmp_path / "v.mhd"))
+    slices = np.fromfile(tmp_path / "v.raw", np.int16).reshape(12, -1)
+    text = (tmp_path / "v.mhd").read_text().replace("v.raw", "part%02d.raw 1 12 1")
+    (tmp_path / "v.mhd").write_text(text)
+    for index, values in enumerate(slices):
+        values.tofile(tmp_path / f"part{index + 1:02d}.raw")
+    (file,) = files_of(tmp_path / "v.mhd", "metaimage")
+    assert [path.name for path in file.files] == ["v.mhd", *(f"part{index:02d}.raw" for index in range(1, 13))]
+    np.testing.assert_array_equal(file.read().array, block(19)[::-1, ::-1])
+
+
+@pytest.mark.parametrize("space", ["left-posterior-superior", "right-anterior-superior", ""])
+def test_an_nrrd_file_lies_where_its_space_says(tmp_path: Path, space: str) -> None:
+    """Worked out by hand: the origin and the first axis of a header in each of its own spaces."""
+    place = "space directions: (2,0,0) (0,2,0) (0,0,3)\nspace origin: (10,20,30)\n" if space else "spacings: 2 2 3\n"
+    header = (
+        f"NRRD0004\ntype: short\ndimension: 3\n{f'space: {space}' if space else '# no space'}\nsizes: 24 20 12\n"
+        f"{place}kinds: domain domain domain\nendian: little\nencoding: raw\n\n"
+    )
+    hu = block(20)
+    (tmp_path / "v.nrrd").write_bytes(header.encode() + hu.tobytes(order="F"))
+    volume = read(tmp_path / "v.nrrd", "nrrd")
+    if space.startswith("right"):
+        np.testing.assert_array_equal(volume.array, hu)
+        np.testing.assert_allclose(volume.affine[:3, 3], [10, 20, 30])
+    else:  # the first axis runs left: the last voxel in RAS is the file's first
+        np.testing.assert_array_equal(volume.array, hu[::-1, ::-1])
+        origin = np.array([-10, -20, 30]) if space else np.zeros(3)
+        np.testing.assert_allclose(volume.affine @ [23, 19, 0, 1], [*origin, 1])
+    assert len(volume.notes) == (0 if space else 1)
+
+
+def test_a_header_that_promises_more_than_the_file_can_hold_is_refused_before_memory_is_asked_for(
+    tmp_path: Path,
+) -> None:
+    image = nib.Nifti1Image(block(21), np.eye(4))
+    image.header["dim"][1:4] = 1000, 1000, 1000  # 2 GB
+    data = image.header.binaryblock + bytes(4000)
+    for name, written in (("v.nii", data), ("v.nii.gz", gzip.compress(data))):
+        (tmp_path / name).write_bytes(written)
+        tracemalloc.start()
+        with pytest.raises(RefusedError) as caught:
+            read(tmp_path / name)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert caught.value.reason == "unreadable"
+        assert "promises 20000" in caught.value.sentence
+        assert peak < 2e6
+
+
+@pytest.mark.parametrize(
+    ("dtype", "slope", "copies"), [(np.int16, 1.0, 2.2), (np.float64, 1.0, 3.2), (np.int16, 0.5, 3.2)]
+)
+def test_reading_and_checking_takes_little_more_than_the_volume_itself(
+    tmp_path: Path, dtype: type, slope: float, copies: float
+) -> None:
+    """In copies of the stored int16; 2.2 is what is read and what is stored. The header leaves the offset at 0."""
+    values = np.random.RandomState(0).randint(-1000, 500, (256, 256, 100)).astype(dtype)
+    image = nib.Nifti1Image(values, np.diag([1.0, 1, 2, 1]))
+    image.header.set_slope_inter(slope, 0)
+    (tmp_path / "v.nii.gz").write_bytes(
+        gzip.compress(image.header.binaryblock + bytes(4) + values.tobytes(order="F"), compresslevel=0)
+    )
+    (file,) = files_of(tmp_path / "v.nii.gz")
+    tracemalloc.start()
+    volume = checks.check(file.read())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(volume.array, np.rint(values * slope))
+    assert peak < copies * volume.array.nbytes + 16e6  # chunks, and the sample that is looked at
+
+
+def test_a_refusal_names_no_path(tmp_path: Path) -> None:
+    folder = tmp_path / "Doe_Jane"
+    folder.mkdir()
+    (folder / "v.mhd").write_text("ObjectType = Image\nNDims = 3\nElementDataFile = Doe_Jane.raw\n")
+    (folder / "v.nrrd").write_text("NRRD0004\ndata file: Doe_Jane.raw\n")
+    (folder / "v.hdr").write_bytes(nib.Nifti1Pair(block(22), np.eye(4)).header.binaryblock)
+    (folder / "v.nii").symlink_to(folder / "nowhere")
+    kinds = {"v.mhd": "metaimage", "v.nrrd": "nrrd", "v.hdr": "nifti", "v.nii": "nifti"}
+    outcomes = read_volume_headers([Found(folder / name, folder, kind) for name, kind in kinds.items()])
+    assert [one.reason for one in outcomes] == ["missing_part", "missing_part", "missing_part", "unreadable"]
+    assert not any("Doe" in one.sentence for one in outcomes)

@@ -43,6 +43,7 @@ class Thresholds:
     tissue_min_hu: float = -300.0  # the median of tissue in a CT that shows no air
     tissue_max_hu: float = 400.0
     picture_tissue: float = 60.0  # above it, tissue between 0 and 255 is grey on a screen
+    mr_max: float = 1e9  # a scanner's units are arbitrary, but a value beyond is damage, and drowns all statistics
     hu_min: float = -32768.0
     hu_max: float = 32767.0
 
@@ -72,7 +73,7 @@ def check(
         kind, note = settle_modality(volume, modality, subsample(volume.array, 128)[0], limits)
         volume = replace(volume, modality=kind).noting(*[note] if note else [])
     volume = _straight(volume, low, oblique, limits)
-    return _as_ct(volume, low, high, limits) if volume.modality == "CT" else _as_mr(volume, low, limits)
+    return (_as_ct if volume.modality == "CT" else _as_mr)(volume, low, high, limits)
 
 
 def foreground(array: np.ndarray, modality: str) -> Box:
@@ -196,7 +197,10 @@ def _as_int16(array: np.ndarray, limits: Thresholds) -> np.ndarray:
     return whole
 
 
-def _as_mr(volume: Volume, low: float, limits: Thresholds) -> Volume:
+def _as_mr(volume: Volume, low: float, high: float, limits: Thresholds) -> Volume:
+    if max(-low, high) > limits.mr_max:
+        sentence = f"Values from {low:g} to {high:g}: {limits.mr_max:g} is the most that MR is taken to have."
+        raise RefusedError("intensity_range", sentence)
     if (subsample(volume.array, 128)[0] == low).mean() > limits.air_max_share:
         sentence = f"Over {limits.air_max_share:.1%} of the voxels have the lowest value, {low:g}."
         raise RefusedError("empty", sentence)

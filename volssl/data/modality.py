@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from volssl.data.checks import Thresholds
 
 KINDS = ("CT", "MR")
+OTHER_KINDS = ("PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "SEG", "OT", "EEG", "MEG")
 TOKENS = {
     "ct": "CT",
     "cta": "CT",
@@ -127,5 +128,5 @@ def modality_of_sidecar(path: Path) -> str:
         return ""
     word = said.get("Modality") if isinstance(said, dict) else None
     word = word.strip().upper() if isinstance(word, str) else ""
-    word = {"MRI": "MR"}.get(word, word)
-    return word if re.fullmatch(r"[A-Z]{2,8}", word) else ""  # anything longer may be free text, which may name people
+    word = {"MRI": "MR", "PET": "PT"}.get(word, word)
+    return word if word in (*KINDS, *OTHER_KINDS) else ""  # anything else may be free text, which may name people

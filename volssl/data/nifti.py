@@ -84,7 +84,7 @@ def _layout(path: Path) -> Layout:
         raise RefusedError("colour", "The voxels are colours, vectors or complex numbers, not single values.")
     shape, parts = volume_axes([int(n) for n in header.get_data_shape()])
     files = (path,) if kind.is_single else (path, _image_of(path))
-    offset = int(header.get_data_offset())
+    offset = int(header.get_data_offset()) or (kind.single_vox_offset if kind.is_single else 0)  # 0 is "the usual"
     promised = offset + math.prod(shape) * parts * dtype.itemsize
     check_bytes(promised, files[-1:], compressed=_is_gzip(files[-1]))
     return Layout(header, shape, parts, dtype, files, offset)
