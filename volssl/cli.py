@@ -186,6 +186,7 @@ def split(
         fractions=fractions,
         patients=patients,
         redraw=redraw,
+        dry_run=dry_run,
     )
     say(str(table))
     result(as_json, table.as_dict())

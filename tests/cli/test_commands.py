@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from volssl import cli
 from volssl.data import Store
 
 Command = Callable[..., Any]
-COMMANDS = ["simulate head-ct", "prepare", "pretrain", "finetune", "evaluate", "export", "predict", "demo"]
+COMMANDS = [
+    "simulate head-ct", "prepare", "inspect", "check", "split", "pretrain", "finetune", "evaluate", "export", "predict",
+    "demo",
+]  # fmt: skip
 TINY = ["max_epochs=1", "batch_size=4", "workers=0"]
 CROPS = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]
 
@@ -73,6 +77,47 @@ def test_simulate_then_prepare(volssl_command: Command, tmp_path: Path) -> None:
     facts = strict_json(stored.out)
     assert isinstance(facts, dict)
     assert (facts["stored"], facts["volumes"], sum(facts["splits"].values())) == (2, 2, 2)
+
+
+def test_inspect_lists_each_source_and_writes_a_page(
+    volssl_command: Command, cohort: Path, store: Path, tmp_path: Path
+) -> None:
+    listed = volssl_command("inspect", store, "--paths")
+    lines = [line.split("\t") for line in listed.out.splitlines()]
+    assert {Path(line[-1]) for line in lines} == set((cohort / "volumes").iterdir())
+    assert {line[1] for line in lines} == {"stored"}
+    page = volssl_command("inspect", store, "--out", tmp_path / "page.html")
+    assert wrote(page) == [str(tmp_path / "page.html")]
+    assert volssl_command("inspect", store).code == 2
+
+
+def test_check_names_a_damaged_volume_and_fails(volssl_command: Command, store: Path, tmp_path: Path) -> None:
+    assert volssl_command("check", store).code == 0
+    copy = shutil.copytree(store, tmp_path / "copy")
+    file = sorted((copy / "volumes").iterdir())[3]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    file.write_bytes(data)
+    found = volssl_command("check", copy, "--json")
+    assert found.code == 1
+    assert [damage["id"] for damage in json.loads(found.out)] == [file.stem]
+    assert any(str(file) in line for line in found.lines)
+
+
+def test_split_prints_the_table_and_draws_folds(
+    volssl_command: Command, cohort: Path, store: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy")
+    drawn = volssl_command(
+        "split", copy, "--labels", cohort / "labels.csv", "--stratify", "hemorrhage", "--folds", 3, "--json"
+    )
+    assert drawn.code == 0
+    rows = Store.open(copy).rows.to_pylist()
+    assert {row["fold"] for row in rows if row["split"] != "test"} == {0, 1, 2}
+    assert {row["fold"] for row in rows if row["split"] == "test"} == {None}
+    assert isinstance(strict_json(drawn.out), dict)
+    table = volssl_command("split", copy)
+    assert {"train", "validation", "test"} <= set(" ".join(table.lines).split())
 
 
 def test_pretrain_finetune_evaluate_export_and_predict(
