@@ -14,6 +14,8 @@ from scipy.stats import binom
 from sklearn.model_selection import StratifiedGroupKFold
 
 from tests.data.made_store import SECRET, hashed, row, write_store
+from tests.data.sources import write_cohort
+from volssl.data import prepare
 from volssl.data.manifest import Row, table_of
 from volssl.data.patients import settle_splits
 from volssl.data.split_store import split_store
@@ -290,6 +292,20 @@ def test_folds_partition_who_is_not_test_and_stay_for_those_who_come(tmp_path: P
     assert sides(stored(store)) == before
     assert len(other.folds) == 3
     assert {one["fold"] for one in stored(store)} == {None, 0, 1, 2}
+
+
+def test_what_prepare_adds_keeps_to_the_plan_and_moves_nobody(tmp_path: Path) -> None:
+    prepare([write_cohort(tmp_path / "cohort", 10)], tmp_path / "store", workers=0)
+    split_store(tmp_path / "store", folds=3, fractions=(0.5, 0.0, 0.5), redraw=True)
+    before = {one["id"]: (one["split"], one["fold"]) for one in stored(tmp_path / "store")}
+    prepare([write_cohort(tmp_path / "cohort", 30)], tmp_path / "store", workers=0)
+    rows = stored(tmp_path / "store")
+    assert {one["id"]: (one["split"], one["fold"]) for one in rows if one["id"] in before} == before
+    new = [one for one in rows if one["id"] not in before]
+    assert len(new) == 20
+    for one in new:
+        assert one["split"] == split_of(one["patient"], SECRET, (0.5, 0.0, 0.5))
+        assert one["fold"] == (None if one["split"] == "test" else fold_of(one["patient"], SECRET, 3))
 
 
 def test_what_is_settled_stays_unless_redrawn(tmp_path: Path) -> None:

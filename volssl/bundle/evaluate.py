@@ -18,6 +18,7 @@ from torch import nn
 from volssl.bundle.config import read_config
 from volssl.bundle.workflow import CONFIG, simulated_notice
 from volssl.data import Store, join_labels, refuse_seen
+from volssl.data.training import sides
 from volssl.encoders.file import load_weights
 from volssl.errors import UserError
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
@@ -32,11 +33,16 @@ SUBGROUPS = ("sex", "age_band", "scanner", "site")
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A fine-tuned run: its task, its network with the best epoch's weights, and what model.pt says of them."""
+    """A fine-tuned run: its task, its network with the best epoch's weights, and what model.pt says of them.
+
+    Attributes:
+        fold: of the store, on which it was validated; None for the store's split.
+    """
 
     task: Task
     network: nn.Module
     facts: dict[str, Any]
+    fold: int | None = None
 
 
 def load_run(run: Path) -> FineTuned:
@@ -53,7 +59,8 @@ def load_run(run: Path) -> FineTuned:
     network: nn.Module = parser.get_parsed_content("network_def")
     facts = load_tensors(run / MODEL)
     load_weights(network, facts.pop("network"), source=str(run / MODEL), least=1.0)
-    return FineTuned(task=parser.get_parsed_content("task"), network=network.eval(), facts=facts)
+    task = parser.get_parsed_content("task")
+    return FineTuned(task=task, network=network.eval(), facts=facts, fold=parser.get("fold"))
 
 
 def evaluate_run(run: Path, *, store: Path, labels: Path, split: str, out: Path) -> dict[str, Any]:
@@ -73,7 +80,7 @@ def evaluate_run(run: Path, *, store: Path, labels: Path, split: str, out: Path)
     if split not in ("train", "validation", "test"):
         raise UserError(f"split {split}: unknown; choose test, validation or train")
     if split != "train":
-        refuse_seen(store, table.index, model.facts["patients"])
+        refuse_seen(store, table.index, model.facts["patients"], fold=model.fold)
     views = TaskViews(model.task, table, cache=BoxCache())
     predictions = predict_split(model, opened, table, views, split)
     if predictions.empty:
@@ -106,8 +113,9 @@ def evaluate_run(run: Path, *, store: Path, labels: Path, split: str, out: Path)
 def predict_split(model: FineTuned, store: Store, table: pd.DataFrame, views: TaskViews, split: str) -> pd.DataFrame:
     """The table of predictions of a split's labelled volumes, with their patients and subgroups."""
     known = set(table.index)
-    kept = ["id", "patient", "split", *(name for name in SUBGROUPS if name in store.rows.column_names)]
+    kept = ["id", "patient", *(name for name in SUBGROUPS if name in store.rows.column_names)]
     rows = store.rows.select(kept).to_pandas()
+    rows["split"] = sides(store, model.fold).to_pandas()
     rows = rows[(rows["split"] == split) & rows["id"].isin(known)].sort_values("id")
     if rows.empty:
         return rows
