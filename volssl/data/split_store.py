@@ -57,7 +57,8 @@ def split_store(
         folds: how many.
         fractions: of train, validation and test; the store keeps them for patients to come.
         patients: a table of what files do not tell, whose column `split` goes before any draw.
-        redraw: draw the split and fold of every patient anew, but for those that `patients` tells.
+        redraw: draw the split and fold of every patient anew, but for those that `patients` tells now; what a table
+            told earlier is not kept apart from what was drawn.
         dry_run: count what would be, and write nothing.
 
     Raises:
