@@ -21,6 +21,7 @@ INK, MUTED, RULE = "#1c2733", "#5b6875", "#d7dde3"
 FIRST, SECOND = "#0b5c8c", "#c2410c"  # the output that matters; what is set against it
 # Okabe and Ito (2008): told apart by the color-blind too. Line styles repeat the difference.
 OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#7a6a00", "#d55e00", "#6b6b6b")
+SHARE_FLOOR = 0.003  # percent of the voxels, below which a bin is not drawn
 STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (5, 1.5)), (0, (2, 1)))
 
 
@@ -97,6 +98,55 @@ def history_figure(steps: Floats, values: Floats, *, label: str) -> str:
     axes.plot(steps_of_mean, mean, color=FIRST, linewidth=1.8, marker="o" if len(values) < 3 else None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.grid(axis="y", color=RULE, linewidth=0.6)
+    return _svg(figure)
+
+
+def histogram_figure(values: Floats, *, label: str, marked: Floats, whole: bool = False) -> str:
+    """Draw how a figure of the volumes is spread, small; a tick under the axis for each marked value.
+
+    Args:
+        values: (volumes,), finite.
+        label: of the horizontal axis.
+        marked: the values to mark.
+        whole: the values are whole numbers.
+    """
+    figure, axes = _plain(3.1, 2.1, label, "Volumes")
+    low, high = float(values.min()), float(values.max())
+    room = max(0.02 * (high - low), 0.5 if whole else 0.02 * max(abs(low), abs(high)), 1e-6)
+    axes.hist(values, bins=np.linspace(low - room, high + room, 25), color=FIRST, alpha=0.85)
+    if len(marked):
+        step = (high - low + 2 * room) / 400  # finer than can be seen: a tick for many
+        marked = np.unique(np.round(marked / step)) * step
+        axes.plot(marked, np.zeros(len(marked)), "|", color=SECOND, markersize=11, markeredgewidth=1.6, clip_on=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=5))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    return _svg(figure)
+
+
+def voxel_figure(edges: Floats, shares: Floats, *, label: str, marks: Mapping[float, str]) -> str:
+    """Draw how the values of voxels are spread, shares on a logarithmic axis, named values as dotted lines.
+
+    Args:
+        edges: (bins + 1,).
+        shares: (volumes, bins), the share of each volume's voxels in each bin.
+        label: of the horizontal axis.
+        marks: names of values.
+    """
+    figure, axes = _plain(6.4, 2.7, label, "Share of voxels (%)")
+    axes.set_yscale("log")
+    low, high = np.maximum(np.percentile(100 * shares, (10, 90), axis=0), SHARE_FLOOR)
+    middle = (edges[1:] + edges[:-1]) / 2
+    axes.fill_between(middle, low, high, step="mid", color=FIRST, alpha=0.2, linewidth=0, label="10 to 90 % of volumes")
+    axes.stairs(
+        100 * shares.mean(axis=0), edges, baseline=None, color=FIRST, linewidth=1.6, label="mean of all volumes"
+    )
+    for value, name in marks.items():
+        axes.axvline(value, color=MUTED, linewidth=1, linestyle=":")
+        axes.annotate(name, (value, 1), xycoords=("data", "axes fraction"), fontsize=8, color=MUTED, ha="center")
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(bottom=SHARE_FLOOR)
+    axes.yaxis.set_major_formatter("{x:g}")
+    _legend_below(axes)
     return _svg(figure)
 
 
