@@ -561,7 +561,7 @@ CASES = [
     Case(
         "rows_missing",
         one(4079, only(11, lambda dataset, _: delattr(dataset, "Rows"))),
-        reasons={"not_an_image": 1},
+        reasons={"unreadable": 1},
         expect=volumes(block(4079)[..., :11]),
     ),
     Case("mark_of_dicom_missing", _without_preamble, expect=volumes(block(4080))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from volssl.data.checks import THRESHOLDS
 from volssl.data.dicom_geometry import (
     TILT_MIN_DEGREES,
     even_step,
@@ -33,13 +35,13 @@ class Series:
     Attributes:
         part: what tells it from other stacks of its series and plane; private.
         notes: the same for the reader.
-        failure: what grouping the slices raised, where it did.
+        refused: why they are no volume, where grouping them showed it.
     """
 
     slices: tuple[Header, ...]
     part: str = ""
     notes: tuple[str, ...] = ()
-    failure: str = ""
+    refused: RefusedError | None = None
 
     @property
     def path(self) -> Path:
@@ -61,7 +63,7 @@ class Series:
     def voxels(self) -> int:
         """Number of voxels by the headers; 0 where they already rule the slices out."""
         first = self.slices[0]
-        if self.failure or refusal(first) or len(self.slices) < SLICES_MIN:
+        if self.refused or refusal(first) or len(self.slices) < SLICES_MIN:
             return 0
         return first.rows * first.columns * len(self.slices)
 
@@ -77,7 +79,7 @@ class Series:
         name = first.series or " ".join(sorted({one.sop or _digest(one.found.path) for one in self.slices}))
         orientation = " ".join(f"{value:.3f}" for value in first.orientation or ()).replace("-0.000", "0.000")
         spacing = f"{first.row_spacing_mm or 0:.4f} {first.column_spacing_mm or 0:.4f}"
-        kind = " ".join(bucket(first)[3:])
+        kind = "" if self.refused else " ".join(bucket(first)[3:])
         return " ".join([name, first.study, first.patient, orientation, spacing, kind, self.part])
 
     @property
@@ -120,8 +122,8 @@ class Series:
 
     def _settled(self) -> tuple[tuple[Header, ...], list[str]]:
         """The slices in order, without copies; and what is to be noted of it."""
-        if self.failure:
-            raise RefusedError("failed", f"Grouping the slices failed with {self.failure}.")
+        if self.refused:
+            raise self.refused
         if refused := refusal(self.slices[0]):
             raise refused
         if not all(has_place(one) for one in self.slices):
@@ -134,6 +136,7 @@ class Series:
         slices, pairs = sorted_along_normal(slices)
         slices, repeated = _without_doubles(slices, pairs)
         _check_count(slices)
+        _check_size(slices)
         notes = list(self.notes)
         notes += [f"{copies} copies of slices were passed over"] if copies else []
         notes += [f"{repeated} slices with the pixels of another at their place were passed over"] if repeated else []
@@ -151,14 +154,18 @@ def grouped(headers: Iterable[Header]) -> list[Series]:
         try:
             buckets[bucket(header)].append(header)
         except Exception as error:  # noqa: BLE001 - one archive's oddity does not stop the reading of all others
-            groups.append(Series((header,), failure=type(error).__name__))
+            groups.append(Series((header,), f"{header.sop} {header.frame}", refused=_failed(error)))
     for _, members in sorted(buckets.items()):
         try:
             members.sort(key=_order)
-            groups += [Series(stack.slices, stack.part, stack.notes) for stack in stacks_of(members)]
+            groups += [Series(stack.slices, stack.part, stack.notes, stack.refused) for stack in stacks_of(members)]
         except Exception as error:  # noqa: BLE001
-            groups.append(Series(tuple(members), failure=type(error).__name__))
+            groups.append(Series(tuple(members), refused=_failed(error)))
     return groups
+
+
+def _failed(error: Exception) -> RefusedError:
+    return RefusedError("failed", f"Grouping the slices failed with {type(error).__name__}.")
 
 
 def _order(one: Header) -> tuple[object, ...]:
@@ -170,6 +177,13 @@ def _check_count(slices: tuple[Header, ...]) -> None:
         raise RefusedError("few_slices", f"{len(slices)} slices; {SLICES_MIN} are the least.")
 
 
+def _check_size(slices: tuple[Header, ...]) -> None:
+    shape = slices[0].columns, slices[0].rows, len(slices)
+    if math.prod(shape) > THRESHOLDS.voxels_max:
+        times = " x ".join(map(str, shape))
+        raise RefusedError("too_large", f"The stack is {times}; {THRESHOLDS.voxels_max} voxels are the most.")
+
+
 def _without_doubles(slices: tuple[Header, ...], pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[Header, ...], int]:
     """Drop slices that lie at the place of the one before and have the same pixels; and how many they were.
 
@@ -177,8 +191,10 @@ def _without_doubles(slices: tuple[Header, ...], pairs: tuple[tuple[int, int], .
         RefusedError: the pixels differ.
     """
     for low, high in pairs:
-        first, second = decoded([slices[low], slices[high]])
-        if not np.array_equal(first, second):
+        one, other = slices[low], slices[high]
+        same_scale = (one.slope, one.intercept) == (other.slope, other.intercept)
+        first, second = decoded([one, other])
+        if not same_scale or not np.array_equal(first, second):
             raise RefusedError(
                 "duplicate_slices",
                 f"{len(pairs)} of {len(slices)} slices lie where another one with other pixels does, and no tag tells "

@@ -112,4 +112,5 @@ def upright(array: np.ndarray, first: Header, step_mm: np.ndarray) -> tuple[np.n
     straight = SimpleITK.Resample(
         image, size, back, SimpleITK.sitkLinear, origin.tolist(), spacing.tolist(), directions.ravel().tolist(), air
     )
+    del image  # the next line copies
     return SimpleITK.GetArrayFromImage(straight).transpose(2, 1, 0), itk_affine(straight)

@@ -39,7 +39,10 @@ MARKS = {
     "energy": ("KVP",),
     "flip angle": ("FlipAngle",),
     "inversion time": ("InversionTimes", "InversionTime"),
-    "trigger time": ("NominalCardiacTriggerDelayTime", "TriggerTime"),
+    "slice thickness": ("SliceThickness",),
+    "sequence": ("SequenceName",),  # in which Siemens tells b-value and direction
+    "series number": ("SeriesNumber",),
+    "trigger time": ("NominalPercentageOfCardiacPhase", "NominalCardiacTriggerDelayTime", "TriggerTime"),
     "acquisition time": ("AcquisitionTime",),
 }
 _KEYWORDS = [

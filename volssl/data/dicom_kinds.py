@@ -61,6 +61,8 @@ def modality_of_class(sop_class: str) -> str:
 
 def without_picture(sop_class: str) -> RefusedError:
     """Why an object without rows and columns is refused."""
+    if modality_of_class(sop_class):
+        return RefusedError("unreadable", "The header tells no size of the picture: it is damaged, or cut short.")
     return _by_class(sop_class) or RefusedError("not_an_image", "A DICOM object without a picture.")
 
 
@@ -99,7 +101,7 @@ def _modality(one: Header) -> RefusedError | None:
         return RefusedError("modality", f"The object is of the class {name}; CT and MR are read.")
     if one.modality in ("CT", "MR"):
         return None
-    kind = one.modality if len(one.modality) <= 8 and one.modality.isalnum() else "unnamed"
+    kind = one.modality if re.fullmatch("[A-Z]{2}", one.modality) else "another"
     return RefusedError("modality", f"The modality is {kind}; CT and MR are read.")
 
 

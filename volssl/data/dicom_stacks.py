@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+from volssl.data.checks import THRESHOLDS
 from volssl.data.dicom_headers import MARKS, Header
 from volssl.data.dicom_kinds import refusal
+from volssl.data.volume import RefusedError
 
 SLICES_MIN = 5
 GAP_TOLERANCE = 0.05  # of the usual gap: beyond it slices are not even, unless it is but the rounding of positions
@@ -27,11 +29,13 @@ class Stack:
     Attributes:
         part: what tells it from other stacks of its series and plane; private.
         notes: the same for the reader.
+        refused: why the slices are no volume, where that shows already.
     """
 
     slices: tuple[Header, ...]
     part: str = ""
     notes: tuple[str, ...] = ()
+    refused: RefusedError | None = None
 
 
 def stacks_of(series: Sequence[Header]) -> list[Stack]:
@@ -41,7 +45,7 @@ def stacks_of(series: Sequence[Header]) -> list[Stack]:
         if refusal(plane[0]) or not all(has_place(one) for one in plane):
             found.append(Stack(tuple(plane)))
         else:
-            found += _parted(Stack(tuple(plane)))
+            found += _few(_parted(Stack(tuple(plane))), plane)
     return found
 
 
@@ -180,6 +184,17 @@ def _parted(stack: Stack) -> list[Stack]:
         for value, part in sorted(parts.items())
         for found in _parted(Stack(tuple(part), f"{stack.part} {mark}={value}", (*stack.notes, note)))
     ]
+
+
+def _few(parts: list[Stack], plane: list[Header]) -> list[Stack]:
+    """The parts, or where they are too many the plane as a whole, which is refused."""
+    if len(parts) <= THRESHOLDS.parts_max:
+        return parts
+    sentence = (
+        f"The slices are {len(parts)} stacks at one place, {THRESHOLDS.parts_max} are the most: steps of time, or "
+        "directions, would drown all other scans."
+    )
+    return [Stack(tuple(plane), refused=RefusedError("time_series", sentence))]
 
 
 def _rank(whole: _Line, parts: list[_Line]) -> tuple[int, int, int] | None:
