@@ -105,11 +105,14 @@ class Ledger:
             if file.name not in wanted:
                 file.unlink()
         self.close()
-        (self.store / JOURNAL).unlink()
+        (self.store / JOURNAL).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the journal."""
+        """Let go of the journal; one in which nothing was written leaves nothing behind."""
         self._journal.close()
+        journal = self.store / JOURNAL
+        if journal.exists() and not journal.stat().st_size:
+            journal.unlink()
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._journal.write(json.dumps(entry) + "\n")

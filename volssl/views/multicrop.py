@@ -16,6 +16,7 @@ from volssl.transforms.window import window
 from volssl.views.base import Scan
 
 Size = tuple[int, int, int]
+LOOKED_AT = 2000  # scans, at most, whose size `say_padding` asks for
 
 
 class MultiCrop:
@@ -72,12 +73,14 @@ class MultiCrop:
 
     def say_padding(self, scans: Sequence[Scan]) -> None:
         """Tell the user how many scans are smaller than a crop at its smallest zoom, and so are padded."""
+        every = max(1, -(-len(scans) // LOOKED_AT))
+        scans, some = scans[::every], " looked at" if every > 1 else ""
         for size, zoom in zip(self.sizes, self.zoom, strict=True):
             needed = [n * mm * zoom[0] for n, mm in zip(size, self.spacing_mm, strict=True)]
             short = sum(any(have < need for have, need in zip(extent_mm(scan), needed, strict=True)) for scan in scans)
             if short:
                 say(
-                    f"{short} of {len(scans)} volumes are smaller than a crop of {'×'.join(map(str, size))} voxels: "
+                    f"{short} of {len(scans)} volumes{some} are smaller than a crop of {'×'.join(map(str, size))} voxels: "
                     "the crop is centred and padded with the lowest value of the window"
                 )
 
