@@ -260,11 +260,41 @@ def test_reading_and_checking_takes_little_more_than_the_volume_itself(
     assert peak < copies * volume.array.nbytes + 16e6  # chunks, and the sample that is looked at
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        (b"(0,0,0)\n\n", b"(0,0,0)\xc3\n"),  # NrrdIO dies of a header without an end
+        (b"kinds: domain", b"kinds: \x00omain"),
+        (b"kinds: domain", b"kinds: " + b"a" * 5000),
+        (b"kinds: ", b"kinks: "),
+        (b"dimension: 3", b"dimension: 33"),
+    ],
+)
+def test_a_header_that_is_no_text_is_not_handed_to_nrrdio(tmp_path: Path, damage: tuple[bytes, bytes]) -> None:
+    path = tmp_path / "v.nrrd"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(block(23)), str(path))
+    whole = path.read_bytes()
+    assert damage[0] in whole
+    path.write_bytes(whole.replace(*damage, 1))
+    with pytest.raises(RefusedError) as caught:
+        read(path, "nrrd")
+    assert caught.value.reason in ("unreadable", "dimensions")
+    assert "reader failed" not in caught.value.sentence  # it was refused before
+
+
+def test_what_users_write_into_a_header_may_be_long(tmp_path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(block(24))
+    image.SetMetaData("note", "ä" * 9000)
+    SimpleITK.WriteImage(image, str(tmp_path / "v.nrrd"))
+    assert b":=" in (tmp_path / "v.nrrd").read_bytes()
+    assert read(tmp_path / "v.nrrd", "nrrd").array.shape == (12, 20, 24)
+
+
 def test_a_refusal_names_no_path(tmp_path: Path) -> None:
     folder = tmp_path / "Doe_Jane"
     folder.mkdir()
     (folder / "v.mhd").write_text("ObjectType = Image\nNDims = 3\nElementDataFile = Doe_Jane.raw\n")
-    (folder / "v.nrrd").write_text("NRRD0004\ndata file: Doe_Jane.raw\n")
+    (folder / "v.nrrd").write_text("NRRD0004\ndimension: 3\ndata file: Doe_Jane.raw")
     (folder / "v.hdr").write_bytes(nib.Nifti1Pair(block(22), np.eye(4)).header.binaryblock)
     (folder / "v.nii").symlink_to(folder / "nowhere")
     kinds = {"v.mhd": "metaimage", "v.nrrd": "nrrd", "v.hdr": "nifti", "v.nii": "nifti"}

@@ -16,6 +16,13 @@ from volssl.data.volume import Origin, RefusedError, Volume, oriented
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 HEADER_MAX_BYTES = 1 << 18
 RAW_PARTS_MAX = 100_000
+LINE_MAX = 4000
+NRRD_FIELDS = {
+    *("type", "dimension", "blocksize", "encoding", "endian", "content", "oldmin", "oldmax", "min", "max", "datafile"),
+    *("lineskip", "byteskip", "number", "sizes", "spacings", "thicknesses", "axismins", "axismaxs", "centers"),
+    *("centerings", "labels", "units", "kinds", "space", "spacedimension", "spaceunits", "spaceorigin"),
+    *("spacedirections", "measurementframe", "sampleunits"),
+}
 SERIES_KINDS = ("list", "time")  # of an NRRD axis that counts volumes; other kinds make vectors and colours
 PATTERN = re.compile(r"(?P<pattern>\S*%0?\d{0,2}d\S*)\s+(?P<first>\d+)\s+(?P<last>\d+)(\s+(?P<step>\d+))?")
 
@@ -78,6 +85,8 @@ def itk_affine(image: SimpleITK.Image) -> np.ndarray:
 
 def _layout(path: Path) -> Layout:
     fields, rest = _fields(path)
+    if not re.fullmatch("[1-7]", fields.get("dimension" if "magic" in fields else "ndims", "")):
+        raise RefusedError("dimensions", "The header tells no number of axes, or more than seven.")
     files, compressed = _files(path, fields, rest)
     check_bytes(0, files, compressed=compressed)
     reader = SimpleITK.ImageFileReader()
@@ -107,40 +116,53 @@ def _dtype(pixel_id: int) -> np.dtype[np.generic]:
 
 
 def _fields(path: Path) -> tuple[dict[str, str], list[str]]:
-    """The header's fields, names in lower case without blanks; and the lines after a LIST of raw parts."""
+    """The header's fields, names in lower case without blanks; and the lines after a LIST of raw parts.
+
+    Raises:
+        RefusedError: the text is not that of a header. NrrdIO dies of some such texts, with the process it runs in.
+    """
     with path.open("rb") as file:
-        lines = file.read(HEADER_MAX_BYTES).decode("latin-1").splitlines()
-    fields: dict[str, str] = {}
-    for number, line in enumerate(lines):
-        if line.startswith("NRRD") and not fields:
-            fields["magic"] = line
+        lines = file.read(HEADER_MAX_BYTES).decode("latin-1").split("\n")
+    nrrd = lines[0].startswith("NRRD000")
+    fields: dict[str, str] = {"magic": lines[0]} if nrrd else {}
+    for number, line in enumerate(lines[1:] if nrrd else lines, start=1 if nrrd else 0):
+        line = line.rstrip("\r")
+        if nrrd and not line:
+            return fields, []
+        if nrrd and line.startswith("#"):
+            _check_text(line)
             continue
-        name, mark, value = line.partition(":" if "magic" in fields else "=")
-        name, value = re.sub(r"\s", "", name).lower(), value.lstrip("=").strip()
-        if not mark:
-            if "magic" in fields and not line.strip():
-                break
-            continue
+        name, mark, value = line.partition(":" if nrrd else "=")
+        _check_text(name if nrrd and value.startswith("=") else line)  # what users add to a header may be long
+        name, value = re.sub(r"\s", "", name).lower(), value.strip()
+        if not mark or (nrrd and not value.startswith("=") and name not in NRRD_FIELDS):
+            break
         fields[name] = value
-        if name in ("elementdatafile", "datafile") and (name == "elementdatafile" or value.upper().startswith("LIST")):
+        if name == "elementdatafile" or (name == "datafile" and value.upper().startswith("LIST")):
             return fields, [rest.strip() for rest in lines[number + 1 :] if rest.strip()]
-    return fields, []
+    else:
+        if nrrd and fields.get("datafile"):  # a detached header may end with its last field
+            return fields, []
+    raise RefusedError("unreadable", "The header does not end, or a line of it is none.")
+
+
+def _check_text(line: str) -> None:
+    if len(line) > LINE_MAX or not all(sign.isprintable() or sign == "\t" for sign in line):
+        raise RefusedError("unreadable", "The header holds what is no text.")
 
 
 def _files(path: Path, fields: dict[str, str], rest: list[str]) -> tuple[tuple[Path, ...], bool]:
     """Where the voxels lie, and whether they are compressed.
 
     Raises:
-        RefusedError: the header is none, or names more parts than anyone would make.
+        RefusedError: the header names more parts than anyone would make.
     """
     if "magic" in fields:
         value = fields.get("datafile", "")
         compressed = fields.get("encoding", "raw").lower() not in ("raw", "txt", "text", "ascii", "hex")
-    elif "elementdatafile" in fields:
+    else:
         value = "" if fields["elementdatafile"].upper() == "LOCAL" else fields["elementdatafile"]
         compressed = fields.get("compresseddata", "").lower() in ("true", "1")
-    else:
-        raise RefusedError("unreadable", "The file does not begin as its format does.")
     if not value:
         return (path,), compressed
     names = rest if value.upper().startswith("LIST") else [value]
