@@ -69,9 +69,9 @@ def gather(files: Sequence[Found], hands: Crew) -> list[Source | Refused]:
     refused: list[Refused] = []
     volumes = [one for one in files if one.format not in ("dicom", UNKNOWN)]
     slices = [one for one in files if one.format == "dicom"]
-    sources: list[Source] = list(
-        chain.from_iterable(_headers(read_volume_headers, volumes, "Reading volume headers", hands, refused))
-    )
+    sources: list[Source] = []
+    for parts in _headers(read_volume_headers, volumes, "Reading volume headers", hands, refused):
+        sources += parts
     sources += grouped(chain.from_iterable(_headers(read_headers, slices, "Reading DICOM headers", hands, refused)))
     for one in files:
         if one.format == UNKNOWN:
