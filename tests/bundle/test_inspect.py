@@ -147,7 +147,7 @@ def test_near_duplicates_and_folds_are_counted(tmp_path: Path) -> None:
     text = visible(html := inspect_store(tmp_path / "store", tmp_path / "page.html").read_text())
     assert "Near-duplicates 2 of another volume" in text
     assert "Acquisitions 7, near-duplicates counted once" in text
-    assert "train 9 9 5 · 4" in text
+    assert "train 9 9 0: 5 · 1: 4" in text
     assert html.count(f"near-duplicate of {rows[0]['id'][:8]}") == 2
 
 

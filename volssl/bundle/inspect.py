@@ -138,7 +138,8 @@ def _splits(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
     lines = []
     for split in [*SPLITS, *sorted(set(table["split"].dropna()) - set(SPLITS))]:
         rows = table[table["split"] == split]
-        folds = " · ".join(f"{n:,}" for _, n in sorted(rows["fold"].dropna().value_counts().items()))
+        counts = sorted(rows["fold"].dropna().astype(int).value_counts().items())
+        folds = " · ".join(f"{fold}: {n:,}" for fold, n in counts)
         lines.append((split, f"{len(rows):,}", f"{rows['patient'].nunique():,}", folds or "–"))
     return lines
 
