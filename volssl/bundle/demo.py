@@ -14,7 +14,8 @@ from rich.table import Table
 from volssl.bundle.evaluate import evaluate_run, with_interval
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
-from volssl.bundle.workflow import SIMULATED, finetune, pretrain
+from volssl.bundle.simulated import NOTICE
+from volssl.bundle.workflow import finetune, pretrain
 from volssl.data import prepare
 from volssl.errors import UserError
 from volssl.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
@@ -111,7 +112,7 @@ def compare(runs: dict[str, Path], out: Path) -> Path:
             "labels, epochs, learning rate and seed",
             "validation patients choose the epoch",
         ],
-        simulated=SIMULATED,
+        simulated=NOTICE,
     )
 
 

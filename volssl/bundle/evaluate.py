@@ -16,7 +16,8 @@ from rich.table import Table
 from torch import nn
 
 from volssl.bundle.config import read_config
-from volssl.bundle.workflow import CONFIG, simulated_notice
+from volssl.bundle.simulated import simulated_notice
+from volssl.bundle.workflow import CONFIG
 from volssl.data import Store, join_labels, refuse_seen
 from volssl.data.training import sides
 from volssl.encoders.file import load_weights

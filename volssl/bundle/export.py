@@ -22,9 +22,10 @@ from volssl.bundle.card import LICENCES, model_card, shortened
 from volssl.bundle.config import bundle_config, read_config
 from volssl.bundle.evaluate import FineTuned, load_run
 from volssl.bundle.metadata import METADATA, SECTION, BundleFacts, TrainingRanges, read_metadata
+from volssl.bundle.simulated import is_simulated
 from volssl.bundle.verify import INFERENCE, CheckedBundle, build, check_bundle
 from volssl.bundle.weights import WEIGHTS, fill, read_weights
-from volssl.bundle.workflow import CONFIG, SIMULATED_SCANNERS, TASK_BUNDLES
+from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
 from volssl.data import Store
 from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL
@@ -115,7 +116,7 @@ def training_data(store: Path, patients: set[str]) -> tuple[bool | None, Trainin
     spacing = np.array([row["spacing_mm"] for row in rows])
     extent = spacing * np.array([row["shape"] for row in rows])
     ranges = TrainingRanges(spacing_mm=span(spacing), extent_mm=span(extent), volumes=len(rows))
-    return any(str(row["scanner"]).startswith(SIMULATED_SCANNERS) for row in rows), ranges
+    return any(is_simulated(row["scanner"]) for row in rows), ranges
 
 
 def span(values: np.ndarray) -> Any:

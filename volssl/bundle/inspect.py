@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from volssl.bundle.workflow import simulated_notice
+from volssl.bundle.simulated import simulated_notice
 from volssl.data import Store
 from volssl.data.ledger import REJECTED
 from volssl.data.reasons import REASONS

@@ -12,6 +12,7 @@ import yaml
 from monai.bundle import ConfigWorkflow
 
 from volssl.bundle.config import bundle_config, nearest, parse_overrides, read_config, resolved
+from volssl.bundle.simulated import simulated_notice
 from volssl.data import Store
 from volssl.errors import UserError, user_error_in
 from volssl.evaluation.report import write_pretrain_report
@@ -19,8 +20,6 @@ from volssl.files import write_text
 from volssl.progress import say
 
 CONFIG = "config.yaml"
-SIMULATED = "These scans are simulated (volssl simulate). What is measured here says nothing about patients."
-SIMULATED_SCANNERS = ("SIM ", "volssl simulator")  # how the simulator's scanners are called, in tables and in DICOM
 PRETRAINING = "volume_pretraining"
 TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification"}
 
@@ -77,12 +76,6 @@ def write_run_report(run: Path, *, title: str, store: Path) -> None:
         "curve": "Loss of each step, and its mean over an epoch.",
     }
     write_pretrain_report(run, title=title, captions=captions, simulated=simulated_notice(Store.open(store)))
-
-
-def simulated_notice(store: Store) -> str | None:
-    """The banner for pages about a store in which any scan came from the simulator; None for real scans."""
-    scanners = store.rows["scanner"].to_pylist() if "scanner" in store.rows.column_names else []
-    return SIMULATED if any(str(name).startswith(SIMULATED_SCANNERS) for name in scanners) else None
 
 
 def run_training(config: Path, *, given: Mapping[str, Any], words: Sequence[str], resume: bool) -> ConfigWorkflow:
