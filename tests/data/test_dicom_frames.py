@@ -89,6 +89,21 @@ def test_a_legacy_converted_object_is_the_series_it_was_made_from(tmp_path: Path
     assert list(volume.origin.sops) == sops
 
 
+def test_objects_of_one_frame_each_are_slices_of_a_series(tmp_path: Path) -> None:
+    hu = block(31)
+    for index in range(12):
+        name, stored = tmp_path / f"{index}.dcm", hu[..., index : index + 1] + 1024
+
+        def place(frame: Dataset, _: int, z_mm: float = -100.0 + 3 * index) -> None:
+            frame.PlanePositionSequence[0].ImagePositionPatient = [-20.0, -30.0, z_mm]
+
+        uid = f"1.2.3.{index}"
+        write_enhanced(
+            name, stored, study=31, edit_frame=place, edit=lambda d, _, uid=uid: setattr(d, "SOPInstanceUID", uid)
+        )
+    np.testing.assert_array_equal(read(tmp_path).array, hu)
+
+
 def test_a_deflated_object_is_read(tmp_path: Path) -> None:
     hu = block(27)
     write_enhanced(tmp_path / "object.dcm", hu + 1024, study=27)

@@ -16,6 +16,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from volssl.data.dicom_frames import FUNCTIONAL_GROUPS, frames_of, source_sop
 from volssl.data.dicom_kinds import ENHANCED, modality_of_class, without_picture
+from volssl.data.dicom_mark import SNIFFED_BYTES, begins_as_dicom
 from volssl.data.dicom_tags import Tags
 from volssl.data.discovery import Found
 from volssl.data.volume import RefusedError
@@ -219,7 +220,7 @@ def _dataset(stream: BinaryIO, tags: list[BaseTag]) -> FileDataset:
         return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags)
     except InvalidDicomError:
         stream.seek(0)
-        if stream.read(4) not in (b"\x08\0\0\0", b"\x08\0\5\0", b"\x08\0\x08\0", b"\x08\0\x16\0", b"\2\0\0\0"):
+        if not begins_as_dicom(stream.read(SNIFFED_BYTES)):
             raise
         stream.seek(0)
         return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=True)

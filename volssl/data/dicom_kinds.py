@@ -31,6 +31,7 @@ ENHANCED = (*CT_CLASSES[1:], *MR_CLASSES[1:])
 _CLASSES = {
     "SecondaryCapture": ("secondary_capture", "A secondary capture is a picture of a screen, not a scan."),
     "RadiationDoseSR": ("dose_report", "A dose report tells of radiation; it holds no picture."),
+    "SR": ("structured_report", "A structured report holds no picture."),
     "KeyObjectSelection": ("key_objects", "A key object selection names pictures; it holds none."),
     "PresentationState": ("presentation_state", "A presentation state tells how to show pictures; it holds none."),
     "Encapsulated": ("encapsulated_document", "An encapsulated document, such as a PDF, is no scan."),
@@ -38,10 +39,8 @@ _CLASSES = {
     "Waveform": ("waveform", "A waveform, such as an ECG, is no picture."),
     "Spectroscopy": ("spectroscopy", "Spectra are no picture."),
     "RawData": ("raw_data", "Raw data of a scanner is no picture yet."),
-    "RTSegment": ("rt_object", "An object of radiotherapy is no scan."),
     "Segmentation": ("segmentation", "A segmentation is somebody's reading of a scan, not a scan."),
     "ParametricMap": ("derived", "A parametric map is computed from scans."),
-    "SR": ("structured_report", "A structured report holds no picture."),
     "RT": ("rt_object", "An object of radiotherapy is no scan."),
 }
 _LOCALIZER = {"LOCALIZER", "SCOUT", "TOPOGRAM", "SURVIEW", "SCANOGRAM"}

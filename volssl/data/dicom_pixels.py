@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,7 @@ def decoded(slices: Sequence[Header]) -> Iterator[np.ndarray]:
     Raises:
         RefusedError: they are damaged.
     """
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
