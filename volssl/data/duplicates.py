@@ -6,6 +6,10 @@ Lengths are millimetres about the centre of mass, so that matrix, slice thicknes
 The cosines stand under a Gaussian, so that what is cropped at the border weighs little. And the band is not the lowest
 one: in long waves all heads are alike; waves of 20 to 30 mm in plane tell them apart and still do not notice a kernel.
 Along S only long waves are taken, for cropping the first or last slices moves the centre of mass there.
+
+The radius lies between the bits by which variants of one scan differ and those by which two patients do, nearer to the
+former: a volume left out for a chance resemblance is lost, a duplicate kept costs little. benchmarks/duplicates.py
+prints both.
 """
 
 from __future__ import annotations
@@ -23,17 +27,17 @@ if TYPE_CHECKING:
     from volssl.views.base import Box
 
 BITS = 448  # 112 hexadecimal digits
-RADIUS = 48  # bits by which two hashes of one acquisition may differ
-RADIUS_OTHER_PATIENT = 24  # where the sources name two patients
-EXTENT_MIN_MM = 40.0  # a smaller thing has too few waves to be told by
+RADIUS = 40  # bits by which two hashes of one acquisition may differ
+RADIUS_OTHER_PATIENT = 20  # where the sources name two patients, little but another export passes
+EXTENT_MIN_MM = (50.0, 50.0, 30.0)  # in a smaller thing there are too few waves to tell it by
 
 BOX_MM = (160.0, 160.0, 128.0)  # of the cosines, about the centre of mass
 SIGMA_MM = (50.0, 50.0, 40.0)  # of the Gaussian over them
 WAVE_MAX_MM = 30.0  # the longest wave in plane
 WAVES_S = 4  # cosines along S, the shortest wave 85 mm
-SAMPLE_MM = 1.5  # voxels are taken this far apart, where the scan has them closer
-SAMPLE_MASS_MM = 4.0
-MASS_POWER = 8
+DEAD_SHARE = 0.25  # of a wave's usual strength must be passed for a 1: about 0, as in a symmetric scan, signs are noise
+MASS_POWER = (3, 3, 8)  # see `_center`
+SAMPLE_MM, SAMPLE_MASS_MM, SAMPLE_WINDOW_MM = 2.0, 4.0, 6.0  # voxels nearer to one another are left out
 AIR_HU, BODY_HU, BONE_HU = -1000.0, -500.0, 1000.0
 
 SCAN_MAX = 2_000_000_000  # pairs compared one by one; more go through the bands
@@ -55,13 +59,14 @@ def perceptual_hash(
         modality: `CT` or `MR`; hashes are to be compared within one modality.
 
     Returns:
-        None where the thing in the scan measures under 40 mm along an axis, or is all of one value.
+        None where the thing in the scan measures under 50 mm along R or A or 30 mm along S, or is all of one value.
     """
     extent = [(stop - start) * mm for (start, stop), mm in zip(foreground, spacing_mm, strict=True)]
-    if min(extent) < EXTENT_MIN_MM:
+    if any(mm < least for mm, least in zip(extent, EXTENT_MIN_MM, strict=True)):
         return None
     sample, place_mm = _every(array, spacing_mm, SAMPLE_MASS_MM)
-    low, high, mass_low, mass_high = _window(sample, modality)
+    inside, _ = _every(array[tuple(slice(*edges) for edges in foreground)], spacing_mm, SAMPLE_WINDOW_MM)
+    low, high, mass_low, mass_high = _window(inside, modality)
     if not low < high:
         return None
     center_mm = _center(sample, place_mm, mass_low, mass_high)
@@ -69,18 +74,19 @@ def perceptual_hash(
     values = np.clip(sample, low, high).astype(np.float32) - np.float32(low)
     for axis in (2, 1, 0):  # S first, while its voxels lie side by side
         values = np.moveaxis(np.moveaxis(values, axis, -1) @ _waves(axis, place_mm[axis], center_mm[axis]), -1, axis)
-    chosen = values[_band()].ravel()
-    return np.packbits(chosen > 0).tobytes().hex() if np.any(chosen) else None
+    waves = values[_band()]  # (in plane, S)
+    strength = np.sqrt((waves**2).mean(axis=0))
+    return np.packbits(waves > DEAD_SHARE * strength).tobytes().hex() if strength.all() else None
 
 
 def settle_groups(rows: Sequence[dict[str, Any]]) -> int:
     """Fill `group` of every row with the id of the volume that stands for its group; alone, it is its own.
 
     A settled group keeps its representative while that is among the rows; else the member with the most voxels stands
-    for it, of equals the one with the lowest id. A new volume (group None) joins the group of the settled volume nearest
-    to it within the radius. New ones that resemble no settled one gather about the largest of them: each is within the
-    radius of its representative, so that a chain of chance resemblances cannot swallow an archive. The order of rows
-    does not matter.
+    for it, of equals the one with the lowest id. A new volume (group None) joins the group of the nearest settled one
+    within the radius. New ones that resemble no settled one gather about the largest of them: each is within the radius
+    of its representative, so that a chain of chance resemblances cannot swallow an archive. The order of rows does not
+    matter.
 
     Returns:
         How many volumes another one stands for.
@@ -118,18 +124,19 @@ def near_pairs(codes: Codes, wanted: npt.NDArray[np.bool_], radius: int, *, scan
 
 def _window(sample: np.ndarray, modality: str) -> tuple[float, float, float, float]:
     """The values between which the hash looks, and those between which a voxel's mass rises."""
-    if modality == "CT":
-        low = max(AIR_HU, float(sample.min()))
-        return (low, BONE_HU, BODY_HU, 0.0) if low < BODY_HU else (low, BONE_HU, low, low + 10.0)  # a brain cut out
     low, high = (float(value) for value in np.percentile(sample, (1, 99)))
-    return low, high, low, high
+    if modality != "CT":
+        return low, high, low, high
+    if float(sample.min()) < BODY_HU:
+        return AIR_HU, BONE_HU, BODY_HU, 0.0
+    return low, BONE_HU, low + 5.0, low + 15.0  # no air: what was cut out of a head lies on a constant
 
 
 def _every(
     array: np.ndarray, spacing_mm: tuple[float, float, float], apart_mm: float
 ) -> tuple[np.ndarray, list[npt.NDArray[np.float64]]]:
-    """Every n-th voxel, at most `apart_mm` apart where that can be; and where they lie along each axis, in mm."""
-    step = [max(1, int(apart_mm / mm)) for mm in spacing_mm]
+    """Every n-th voxel, about `apart_mm` apart; and where they lie along each axis, in mm."""
+    step = [max(1, round(apart_mm / mm)) for mm in spacing_mm]
     taken = [np.arange(n // 2, size, n) for n, size in zip(step, array.shape, strict=True)]
     sample = array[tuple(slice(n // 2, None, n) for n in step)]
     return sample, [(index + 0.5) * mm for index, mm in zip(taken, spacing_mm, strict=True)]
@@ -140,17 +147,21 @@ def _center(
 ) -> tuple[float, float, float]:
     """The centre of mass in mm; a voxel's mass rises from 0 to 1 between `low` and `high`.
 
-    Slices count by a power of their mass: the widest ones settle the centre, and a neck cropped or not moves it little.
+    Slices, and then rows and columns, count by a power of their mass: the widest settle the centre, and a neck, an arm
+    or a table that is cropped in one of two scans moves it little.
     """
     mass = (np.clip(sample, low, high) - np.float32(low)).astype(np.float32)
-    slices = mass.sum(axis=(0, 1))
-    slices = (slices / max(float(slices.max()), 1e-6)) ** (MASS_POWER - 1)
-    profiles = (mass.sum(axis=1) @ slices, mass.sum(axis=0) @ slices, mass.sum(axis=(0, 1)) * slices)
-    r, a, s = (
-        float(profile @ place) / max(float(profile.sum()), 1e-6)
-        for profile, place in zip(profiles, place_mm, strict=True)
-    )
+    slices = _powered(mass.sum(axis=(0, 1)), MASS_POWER[2] - 1)
+    profiles = [mass.sum(axis=1) @ slices, mass.sum(axis=0) @ slices, mass.sum(axis=(0, 1))]
+    weights = [_powered(profile, power) for profile, power in zip(profiles, MASS_POWER, strict=True)]
+    r, a, s = (float(w @ place) / max(float(w.sum()), 1e-6) for w, place in zip(weights, place_mm, strict=True))
     return r, a, s
+
+
+def _powered(profile: npt.NDArray[np.float32], power: int) -> npt.NDArray[np.float32]:
+    """A power of the profile, the greatest value made 1."""
+    shares: npt.NDArray[np.float32] = (profile / max(float(profile.max()), 1e-6)) ** power
+    return shares
 
 
 def _waves(axis: int, place_mm: npt.NDArray[np.float64], center_mm: float) -> npt.NDArray[np.float32]:
@@ -240,7 +251,7 @@ def _scanned(codes: Codes, wanted: npt.NDArray[np.bool_], radius: int) -> Pairs:
 
 def _banded(codes: Codes, wanted: npt.NDArray[np.bool_], radius: int) -> Pairs:
     """The pairs that agree in a band of bits but for two bits, and in all within the radius."""
-    bands = radius // (ERRORS_A_BAND + 1) + 1
+    bands = max(radius // (ERRORS_A_BAND + 1) + 1, BITS // 32)  # a key has 32 bits at most
     bits = np.unpackbits(codes.view(np.uint8), axis=1)  # (N, BITS)
     found = [np.empty((0, 3), np.int64)]
     for band in range(bands):
@@ -261,14 +272,14 @@ def _colliding(keys: npt.NDArray[np.uint32], width: int) -> Iterator[tuple[npt.N
     index = np.arange(len(keys), dtype=np.uint64)
     entries = (((keys.astype(np.uint64)[:, None] ^ flips) << np.uint64(32)) | index[:, None]).ravel()
     entries.sort()
-    places = np.arange(len(entries))
     key = (entries >> np.uint64(32)).astype(np.uint32)
-    for apart in range(1, len(entries)):
-        places = places[places < len(entries) - apart]
-        places = places[key[places] == key[places + apart]]
-        if not len(places):
-            return
+    entries = entries.astype(np.uint32)
+    places = np.flatnonzero(key[:-1] == key[1:])
+    apart = 1
+    while len(places):
         for start in range(0, len(places), CHUNK):
             some = places[start : start + CHUNK]
-            low = np.uint64(0xFFFFFFFF)
-            yield (entries[some] & low).astype(np.int64), (entries[some + apart] & low).astype(np.int64)
+            yield entries[some].astype(np.int64), entries[some + apart].astype(np.int64)
+        apart += 1
+        places = places[places < len(entries) - apart]
+        places = places[key[places] == key[places + apart]]
