@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,10 +20,13 @@ from volssl.data.modality import modality_of_names, modality_of_sidecar
 from volssl.data.oblique import oblique_degrees, shear_degrees
 from volssl.data.volume import Origin, RefusedError, Volume, oriented
 
-NOISE = np.random.RandomState(0)
+
+def noise() -> np.random.RandomState:
+    """The same numbers for each who asks, so that no test's depend on those before it."""
+    return np.random.RandomState(0)
 
 
-def volume_of(array: np.ndarray, affine: np.ndarray | None = None, mm: float = 3.0, **said: str) -> Volume:
+def volume_of(array: np.ndarray, affine: np.ndarray | None = None, mm: float = 3.0, **said: Any) -> Volume:
     origin = Origin(names=("S1",), source_format="nifti", **said)
     return oriented(array, np.diag([mm, mm, mm, 1.0]) if affine is None else affine, modality=None, origin=origin)
 
@@ -40,12 +44,12 @@ def refusal(array: np.ndarray, modality: str | None = None, mm: float = 3.0, **s
 def brain(shape: tuple[int, int, int] = (20, 20, 20)) -> np.ndarray:
     """A skull-stripped head in HU: 0 around tissue of 35; int16."""
     values = np.zeros(shape, np.int16)
-    values[4:-4, 4:-4, 4:-4] = NOISE.normal(35, 12, [n - 8 for n in shape]).round()
+    values[4:-4, 4:-4, 4:-4] = noise().normal(35, 12, [n - 8 for n in shape]).round()
     return values
 
 
 def mr(shape: tuple[int, int, int] = (20, 20, 20)) -> np.ndarray:
-    return NOISE.gamma(2, 60, shape).astype(np.float32)
+    return noise().gamma(2, 60, shape).astype(np.float32)
 
 
 def test_ct_is_rounded_and_clipped_to_int16() -> None:
@@ -62,7 +66,7 @@ def test_ct_is_rounded_and_clipped_to_int16() -> None:
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_any_type_and_order_of_memory_is_stored_as_what_it_says(dtype: type, order: str) -> None:
     """Larger than one block along two axes, and no multiple of it."""
-    values = NOISE.randint(0, 1500, (70, 21, 9)).astype(dtype, order=order)
+    values = noise().randint(0, 1500, (70, 21, 9)).astype(dtype, order=order)
     for modality, stored in (("MR", np.float32), ("CT", np.int16)):
         if modality == "CT" and np.dtype(dtype).kind != "u":
             values = (values - 1000).astype(dtype, order=order)
@@ -88,11 +92,11 @@ def test_what_is_not_finite_takes_the_lowest_value_and_the_source_stays_as_it_wa
         ("constant", np.full((9, 9, 9), 7, np.int16), "CT"),
         ("few_slices", block(8)[:, :, :4], None),
         ("not_finite", np.full((9, 9, 9), np.nan, np.float32), "CT"),
-        ("empty", NOISE.randint(-1024, -900, (20, 20, 20)).astype(np.int16), None),
+        ("empty", noise().randint(-1024, -900, (20, 20, 20)).astype(np.int16), None),
         ("empty", np.where(np.arange(20**3).reshape(20, 20, 20) % 2000, 0, mr()), "MR"),
         ("mask", (block(8) > -500).astype(np.uint8), None),
         ("mask", np.where(block(8) > -500, 40, -1000).astype(np.int16), "CT"),
-        ("modality_unknown", NOISE.randint(-30, 90, (20, 20, 20)).astype(np.int16), None),
+        ("modality_unknown", noise().randint(-30, 90, (20, 20, 20)).astype(np.int16), None),
         ("modality_unknown", np.maximum(block(8) + 1024, 0), None),  # CT with 1024 added
         ("intensity_range", (brain() / 100).astype(np.float32), "CT"),
         ("intensity_range", np.where(np.arange(20**3).reshape(20, 20, 20) == 99, 1e30, mr()).astype(np.float32), "MR"),
@@ -100,11 +104,18 @@ def test_what_is_not_finite_takes_the_lowest_value_and_the_source_stays_as_it_wa
         ("not_hu", np.where(block(8) < 0, -2000, block(8) + 1024).astype(np.int16), "CT"),  # and corners padded
         ("not_hu", np.clip(brain() * 4.0, 0, 255).round().astype(np.uint8), "CT"),
         ("not_hu", brain() * 20, "CT"),
+        ("not_hu", noise().randint(-490, -400, (20, 20, 20)).astype(np.int16), "CT"),
     ],
 )
 def test_a_missed_threshold_is_a_refusal(reason: str, array: np.ndarray, modality: str | None) -> None:
     error = refusal(array, modality)
     assert (error.reason, error.sentence[-1]) == (reason, ".")
+
+
+def test_the_sentence_says_why_the_values_are_not_hu() -> None:
+    assert "1024 added" in refusal(np.maximum(block(8) + 1024, 0), "CT").sentence
+    assert "8-bit picture" in refusal(np.clip(brain() * 4.0, 0, 255).round().astype(np.uint8), "CT").sentence
+    assert "middle of the tissue is 7" in refusal(brain() * 20, "CT").sentence  # 35 HU times 20
 
 
 def test_size_and_extent_have_limits() -> None:
@@ -118,8 +129,8 @@ def test_the_record_of_thresholds_holds_plain_numbers() -> None:
 
 
 def test_ct_without_air_is_stored_with_a_note_where_nothing_else_speaks_against_it() -> None:
-    inside = NOISE.normal(40, 30, (20, 20, 20)).round().astype(np.int16)  # a box inside of the body
-    bone = NOISE.normal(350, 200, (20, 20, 20)).round().astype(np.int16)
+    inside = noise().normal(40, 30, (20, 20, 20)).round().astype(np.int16)  # a box inside of the body
+    bone = noise().normal(350, 200, (20, 20, 20)).round().astype(np.int16)
     for values in (inside, bone, brain(), np.maximum(brain(), 0)):
         volume = checked(values, "CT")
         np.testing.assert_array_equal(volume.array, values)
@@ -143,7 +154,7 @@ def test_ct_without_air_is_stored_with_a_note_where_nothing_else_speaks_against_
         (block(10), None, "", "MR", "CT", "from the values"),  # air far below zero: no MR has it
         (mr(), None, "", "MR", "MR", "from the values"),
         (np.maximum(brain(), 0), None, "", "CT", "CT", "from the name"),  # clipped at zero it could be MR
-        (NOISE.normal(1000, 50, (20, 20, 20)).astype(np.float32), None, "", "MR", "MR", "from the name"),
+        (noise().normal(1000, 50, (20, 20, 20)).astype(np.float32), None, "", "MR", "MR", "from the name"),
     ],
 )
 def test_user_sidecar_values_and_names_are_heard_in_this_order(
@@ -198,7 +209,7 @@ def test_a_sidecar_says_a_modality_or_nothing(tmp_path: Path, text: str, modalit
 
 # ---- grids that are not straight -------------------------------------------------------------------------------------
 
-SMOOTH = (ndimage.gaussian_filter(NOISE.normal(0, 400, (30, 26, 18)), 2) * 8).round().astype(np.int16)
+SMOOTH = (ndimage.gaussian_filter(noise().normal(0, 400, (30, 26, 18)), 2) * 8).round().astype(np.int16)
 SMOOTH[:3] = -1000
 
 
@@ -230,7 +241,8 @@ def test_an_oblique_volume_is_kept_or_resampled_as_the_user_wants() -> None:
     kept = check(volume_of(SMOOTH, affine), "CT")
     np.testing.assert_array_equal(kept.array, SMOOTH)
     np.testing.assert_allclose(kept.affine, affine)
-    straight = check(volume_of(SMOOTH, affine), "CT", oblique="resample")
+    straight = check(volume_of(SMOOTH, affine, sops=("1", "2")), "CT", oblique="resample")
+    assert (kept.origin.names, straight.origin.sops) == (("S1",), ())  # no slice is the source's any more
     np.testing.assert_allclose(straight.affine[:3, :3], np.diag([2.0, 2, 3]), atol=1e-9)
     np.testing.assert_allclose(straight.affine[:3, 3], [4, 5 - 3 * sin * 17, 6], atol=1e-9)  # 18 slices lean backward
     assert straight.notes[-1] == "a grid oblique by 12.0 degrees was resampled to a straight one"
@@ -285,7 +297,7 @@ def test_a_sheared_volume_is_always_resampled_and_mr_gets_its_lowest_value_outsi
 
 
 def test_a_straight_grid_that_grows_too_large_is_refused() -> None:
-    long = NOISE.uniform(0, 100, (1500, 12, 12)).astype(np.float32)
+    long = noise().uniform(0, 100, (1500, 12, 12)).astype(np.float32)
     with pytest.raises(RefusedError) as caught:
         check(volume_of(long, turned(45)), "MR", checks.Thresholds(voxels_max=10**6), oblique="resample")
     assert caught.value.reason == "too_large"
@@ -317,7 +329,7 @@ def test_the_foreground_holds_the_body_and_not_a_lone_voxel() -> None:
 
 
 def test_the_foreground_of_mr_is_found_by_otsu_and_of_nothing_is_all() -> None:
-    values = NOISE.uniform(0, 20, (60, 60, 30)).astype(np.float32)
+    values = noise().uniform(0, 20, (60, 60, 30)).astype(np.float32)
     values[10:40, 20:50, 5:25] += 300
     assert checks.foreground(values, "MR") == ((10, 40), (20, 50), (5, 25))
     assert checks.foreground(np.full((9, 8, 7), -1000, np.int16), "CT") == ((0, 9), (0, 8), (0, 7))

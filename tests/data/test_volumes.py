@@ -264,6 +264,7 @@ def test_reading_and_checking_takes_little_more_than_the_volume_itself(
     "damage",
     [
         (b"(0,0,0)\n\n", b"(0,0,0)\xc3\n"),  # NrrdIO dies of a header without an end
+        (b"# Complete", b"# \x00omplete"),
         (b"kinds: domain", b"kinds: \x00omain"),
         (b"kinds: domain", b"kinds: " + b"a" * 5000),
         (b"kinds: ", b"kinks: "),
@@ -280,6 +281,21 @@ def test_a_header_that_is_no_text_is_not_handed_to_nrrdio(tmp_path: Path, damage
         read(path, "nrrd")
     assert caught.value.reason in ("unreadable", "dimensions")
     assert "reader failed" not in caught.value.sentence  # it was refused before
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("v.nii", "nifti"), ("v.hdr", "nifti"), ("v.nhdr", "nrrd"), ("v.mhd", "metaimage")]
+)
+def test_a_file_without_compression_that_lacks_one_byte_is_refused_by_its_header(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(block(25)), str(tmp_path / name))
+    raw = next(path for path in tmp_path.iterdir() if path.suffix in (".nii", ".img", ".raw"))
+    raw.write_bytes(raw.read_bytes()[:-1])
+    with pytest.raises(RefusedError) as caught:
+        files_of(tmp_path / name, kind)
+    assert caught.value.reason == "unreadable"
+    assert "it is cut short" in caught.value.sentence
 
 
 def test_what_users_write_into_a_header_may_be_long(tmp_path: Path) -> None:
