@@ -94,14 +94,24 @@ def test_the_reader_of_imports_sees_a_forbidden_one(tmp_path: Path) -> None:
     assert not admitted("taskset", {"tasks"})
 
 
-def test_importing_the_package_loads_neither_engine_nor_bundle_line() -> None:
+@pytest.mark.parametrize("module", ["volssl", "volssl.data.preparation", "volssl.data.integrity", "volssl.cli"])
+def test_what_reads_an_archive_loads_no_torch(module: str) -> None:
     import subprocess
     import sys
 
-    code = "import sys, volssl; print(sorted(m for m in sys.modules if m.startswith('volssl.')))"
+    heavy = ("torch", "monai", "ignite", "volssl.engine")
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    parts = {module.split(".")[1] for module in ast.literal_eval(loaded)}
-    assert parts == {"encoders", *LEAVES}
+    assert loaded.strip() == "[]"
+
+
+def test_the_package_offers_to_load_an_encoder() -> None:
+    import volssl
+    from volssl.encoders import load_encoder
+
+    assert volssl.load_encoder is load_encoder
+    with pytest.raises(AttributeError, match="no attribute 'load_decoder'"):
+        volssl.load_decoder  # noqa: B018
 
 
 def test_setup_cfg_lists_every_package() -> None:
