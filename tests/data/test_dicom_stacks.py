@@ -88,11 +88,12 @@ def test_overlapping_helices_come_apart(slice_header: Header) -> None:
 
 
 def test_echoes_and_image_types_are_parted_one_after_the_other(slice_header: Header) -> None:
+    times = {(echo, kind): [f"{echo}{kind}{n}" for n in range(8)] for echo in (1, 2, 3) for kind in "MP"}  # all differ
     slices = [
         header
         for echo in (1, 2, 3)
         for kind in ("M", "P")
-        for header in stack(slice_header, range(8), echo=echo, image_type=kind, acquisition_time=list(range(8)))
+        for header in stack(slice_header, range(8), echo=echo, image_type=kind, acquisition_time=times[echo, kind])
     ]
     series = grouped(slices)
     assert lengths(series) == [8] * 6
