@@ -5,7 +5,8 @@ from __future__ import annotations
 REASONS = {
     # files
     "unreadable": "The file could not be opened, or its header is damaged.",
-    "missing_part": "The second file of a pair, with the voxels, is missing or cut short.",
+    "unknown_format": "Neither its name nor its first bytes are those of a format that is read.",
+    "missing_part": "Of a pair of files, the header or the voxels are missing or cut short.",
     "analyze": "An Analyze file: it does not say which side is left.",
     "failed": "Reading it raised an error that nobody foresaw: please report it.",
     "crash": "Reading it killed its process, or came to no end.",
