@@ -15,9 +15,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from bisect import bisect_left
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ VOLUMES = "volumes"
 JOURNAL = "journal.jsonl"  # there while a prepare is unfinished
 CHUNK_VOXELS = (128, 128, 32)
 BLOCK_VOXELS = (32, 32, 16)
+OPEN_FILES = 4  # in each process
 CPARAMS = {
     "codec": blosc2.Codec.LZ4,
     "clevel": 1,
@@ -54,7 +56,7 @@ DAMAGE = (RuntimeError, ValueError, KeyError, TypeError, SyntaxError, OverflowEr
 
 @dataclass(frozen=True)
 class StoredScan:
-    """A volume in a store: a `Scan` that opens its file anew for each read, so it can be sent to a worker."""
+    """A volume in a store: a `Scan` that finds its file when it reads, so it can be sent to a worker."""
 
     path: Path
     id: str
@@ -230,14 +232,21 @@ def volume_path(store: Path, volume_id: str) -> Path:
 def open_volume(path: Path) -> blosc2.NDArray:
     """A volume's file, mapped; decoding runs on one thread, as beside it other workers decode.
 
-    A file that is replaced stays whole for who has opened it: `write_whole` renames.
+    The last few files stay open, as views read several boxes of one: opening costs a quarter of a crop. Each thread of
+    each process has its own, and a replaced file is another one.
 
     Raises:
         DAMAGE: one of these, where the file is missing or damaged.
     """
-    stored = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+    found = path.stat()
+    return _mapped(str(path), (found.st_dev, found.st_ino, found.st_mtime_ns, os.getpid(), threading.get_ident()))
+
+
+@lru_cache(maxsize=OPEN_FILES)
+def _mapped(path: str, whose: tuple[int, ...]) -> blosc2.NDArray:  # noqa: ARG001 - keeps files and threads apart
+    stored = blosc2.open(path, mode="r", mmap_mode="r", dparams={"nthreads": 1})
     if type(stored) is not blosc2.NDArray:  # some of its other kinds of file compute what they hold
-        raise ValueError(f"{path.name} holds no array")
+        raise ValueError(f"{path} holds no array")
     return stored
 
 
