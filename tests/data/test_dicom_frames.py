@@ -33,6 +33,16 @@ def test_frames_out_of_order_are_sorted_and_placed(tmp_path: Path) -> None:
     assert (volume.first_slice_z_mm, volume.slice_step_z_mm, volume.origin.sops) == (-100, 3, ())
 
 
+def test_a_picture_that_a_frame_refers_to_is_not_its_source(tmp_path: Path) -> None:
+    def refer(frame: Dataset, index: int) -> None:
+        scout = Dataset()
+        scout.ReferencedSOPInstanceUID = f"1.2.3.{index}"
+        frame.ReferencedImageSequence = [scout]
+
+    write_enhanced(tmp_path / "object.dcm", block(32) + 1024, study=32, edit_frame=refer)
+    assert read(tmp_path).origin.sops == ()
+
+
 def test_it_is_one_source_of_one_file(tmp_path: Path) -> None:
     write_enhanced(tmp_path / "object.dcm", block(21) + 1024, study=21)
     (series,) = sources(tmp_path)
