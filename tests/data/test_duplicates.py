@@ -134,7 +134,10 @@ def packed(codes: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("radius", [7, 40, 55])
 def test_the_bands_find_what_comparing_all_pairs_finds(radius: int) -> None:
     codes = random_codes(600, radius)
+    codes[1] = codes[0]
+    codes[1, :radius] ^= 1  # as evenly over the bands as can be
     wanted = np.random.RandomState(radius).rand(600) < 0.5
+    wanted[1] = True
     apart = (codes[:, None] != codes[None]).sum(axis=2)
     expected = [
         (i, j, apart[i, j])
