@@ -168,6 +168,13 @@ def test_the_width_in_the_store_is_told_from_the_header_a_name_or_a_sidecar(tmp_
         assert file.stored_bytes_per_voxel == width, name
 
 
+def test_a_folder_below_the_source_may_name_the_modality_but_not_the_source_itself(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "MR" / "P1" / "v.nii", block(26))
+    for root, named in ((tmp_path, "MR"), (tmp_path / "MR", "")):
+        ((file,),) = read_volume_headers([Found(path, root, "nifti")])
+        assert file.read().origin.name_modality == named
+
+
 def test_a_stamp_changes_with_each_file_that_decides_what_is_stored(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Pair(block(17), np.eye(4)), tmp_path / "v.img")
     (file,) = files_of(tmp_path / "v.hdr")
