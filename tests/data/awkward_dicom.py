@@ -493,6 +493,7 @@ CASES = [
         expect=volumes(block(4059)),
     ),
     Case("not_hounsfield", one(4061, setting(RescaleType="MGML")), 0, {"rescale": 1}),
+    Case("modality_lut", one(4999, setting(ModalityLUTSequence=[Dataset()])), 0, {"rescale": 1}),
     Case(
         "no_pictures",
         _no_pictures,

@@ -24,6 +24,10 @@ class Tags:
     def __init__(self, *datasets: Dataset) -> None:
         self._datasets = datasets
 
+    def has(self, keyword: str) -> bool:
+        """Whether the tag is there, whatever its value."""
+        return any(keyword in dataset for dataset in self._datasets)
+
     def text(self, *keywords: str) -> str:
         """The value of the first of these tags that has one; parts are joined by a backslash; empty where none has."""
         for keyword in keywords:
