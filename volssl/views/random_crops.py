@@ -57,13 +57,16 @@ class RandomCrops:
         last = first + np.array(self.size)
         low, high = np.maximum(first.min(axis=0), 0), np.minimum(last.max(axis=0), scan.shape)
         read = scan.read(tuple(zip(low.tolist(), high.tolist(), strict=True)))  # type: ignore[arg-type]
-        voxels = torch.from_numpy(np.ascontiguousarray(read))
-        image = voxels.to(torch.float32) if self.window_hu is None else window(voxels, *self.window_hu)
+        image = torch.from_numpy(np.ascontiguousarray(read))
+        if self.window_hu is not None:
+            image = window(image, *self.window_hu)
         if self.count == 1 and tuple(image.shape[1:]) == self.size:
-            return {"image": image[None]}
-        crops = image.new_full((self.count, image.shape[0], *self.size), self._padding(scan.modality))
+            return {"image": image.to(torch.float32)[None]}
+        crops = torch.empty((self.count, image.shape[0], *self.size), dtype=torch.float32)
+        if (first < 0).any() or (last > scan.shape).any():
+            crops.fill_(self._padding(scan.modality))
         for crop, start in zip(crops, first, strict=True):
-            copy_overlap(crop, image, start - low)
+            copy_overlap(crop, image, start - low)  # and cast: one pass
         return {"image": crops}
 
     def _padding(self, modality: str) -> float:
