@@ -228,7 +228,7 @@ def test_notes_are_counted_by_kind() -> None:
 
 def test_every_reason_that_the_reading_gives_has_a_sentence() -> None:
     given = set()
-    for path in (ROOT / "volssl" / "data").glob("*.py"):
+    for path in (ROOT / "volssl" / "data").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "RefusedError":
                 given |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from tests.data.sources import KEY
 from volssl.data.keys import keyed_hash, study_alias
-from volssl.data.manifest import PATIENT_UNKNOWN, SCHEMA, Row, table_of
+from volssl.data.manifest import SCHEMA, Row, table_of
 from volssl.data.store import FORMAT
+from volssl.data.volume import PATIENT_UNKNOWN
 
 SECRET = bytes.fromhex(KEY)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tests.data.sources import block, write_series
 from volssl import progress
-from volssl.data.dicom_mark import begins_as_dicom
+from volssl.data.dicom.mark import begins_as_dicom
 from volssl.data.discovery import UNKNOWN, discover
 from volssl.data.keys import plain_name
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from volssl.data.checks import foreground
 from volssl.data.duplicates import BITS, RADIUS, RADIUS_OTHER_PATIENT, near_pairs, perceptual_hash, settle_groups
-from volssl.data.manifest import PATIENT_UNKNOWN
+from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.simulate.head_ct import simulate_head
 from volssl.views.base import Box
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from volssl.data.inventory import inventory
 
 from tests.data.mutations import write_mutated_file, write_mutated_series
 from volssl.data import Store, prepare
+from volssl.data.inventory import inventory
 
 SERIES, FILES = 42, 248  # 42 series of six files, and 248 files: 500
 

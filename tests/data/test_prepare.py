@@ -20,9 +20,9 @@ from pydicom.dataset import Dataset
 
 from tests.data.sources import KEY, ROOT_UID, block, write_cohort, write_nifti, write_series
 from volssl.data import Store, ledger, preparation, prepare
+from volssl.data.formats.volume_files import VolumeFile
 from volssl.data.store import JOURNAL
 from volssl.data.volume import Volume
-from volssl.data.volumes import VolumeFile
 from volssl.errors import UserError
 
 RUN = "from volssl.data import prepare; prepare(['{cohort}'], '{store}', workers={workers})"
@@ -210,7 +210,7 @@ def test_every_file_is_a_row_a_refusal_or_passed_over(tmp_path: Path, capsys: py
 def test_odd_names_and_dead_links_are_rows_like_others(tmp_path: Path) -> None:
     cohort = write_cohort(tmp_path / "cohort", 1)
     (cohort / "gone.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
-    shutil.copy(cohort / "volumes" / "S00.nii.gz", os.fsdecode(os.fsencode(cohort) + b"/\xff,\n\r\".nii.gz"))
+    shutil.copy(cohort / "volumes" / "S00.nii.gz", os.fsdecode(os.fsencode(cohort) + b'/\xff,\n\r".nii.gz'))
     for _ in range(2):
         summary = prepare([cohort], tmp_path / "store", workers=0)
         assert summary.stored + summary.known == 1

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK
 
 from volssl.data import Store, prepare, read_scans
-from volssl.data.volumes import itk_affine
+from volssl.data.formats.volume_files import itk_affine
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from volssl.data.dicom_mark import is_dicom
+from volssl.data.dicom.mark import is_dicom
 from volssl.data.keys import plain_name
 from volssl.errors import UserError
 from volssl.progress import counting

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from volssl.data.manifest import PATIENT_UNKNOWN
+from volssl.data.volume import PATIENT_UNKNOWN
 
 if TYPE_CHECKING:
     from volssl.views.base import Box

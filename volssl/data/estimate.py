@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from volssl.data.dicom import Series
-from volssl.data.dicom_headers import NATIVE
+from volssl.data.dicom.headers import NATIVE
+from volssl.data.dicom.series import Series
 from volssl.data.sources import Source
 from volssl.errors import UserError
 

@@ -157,7 +157,8 @@ class Ledger:
             for row in pq.read_table(self.store / MANIFEST).to_pylist():
                 self._index(row)
         for record in _read_csv(self.store / REJECTED):
-            self.rejected[record["key"]] = Rejection(**{name: record[name] for name in REJECTED_COLUMNS[:-1]}, files=int(record["files"]))
+            told = {name: record[name] for name in REJECTED_COLUMNS[:-1]}
+            self.rejected[record["key"]] = Rejection(**told, files=int(record["files"]))
         for key, records in groupby(_read_csv(self.store / PATHS), key=lambda record: record["key"]):
             self.paths[key] = tuple(record["path"] for record in records)
         journal = self.store / JOURNAL

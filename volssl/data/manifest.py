@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from volssl.data.checks import air_level, foreground, subsample
+from volssl.data.duplicates import perceptual_hash
 from volssl.data.keys import keyed_hash, study_alias
-from volssl.data.volume import Volume
+from volssl.data.volume import PATIENT_UNKNOWN, Volume
 
 if TYPE_CHECKING:
     from volssl.views.base import Box
@@ -56,7 +57,6 @@ SCHEMA = pa.schema(
     ]
 )
 SAMPLED = 96  # voxels along an axis, at most, that the intensity figures look at
-PATIENT_UNKNOWN = "patient unknown: the study stands for it"
 
 
 def row_of(volume: Volume, key: bytes, *, source: str, stamp: str, files: int) -> Row:
@@ -90,7 +90,7 @@ def row_of(volume: Volume, key: bytes, *, source: str, stamp: str, files: int) -
         "sop": [keyed_hash(key, "sop", sop) for sop in origin.sops],
         "dtype": str(volume.array.dtype),
         **intensities(volume.array, box, modality),
-        "perceptual_hash": None,
+        "perceptual_hash": perceptual_hash(volume.array, volume.spacing_mm, box, modality),
         "sex": origin.sex,
         "age_years": origin.age_years,
         "age_band": None,

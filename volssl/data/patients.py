@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from volssl.data.dicom_headers import AGE_CAP_YEARS
+from volssl.data.dicom.headers import AGE_CAP_YEARS
 from volssl.data.keys import keyed_hash, study_alias
-from volssl.data.manifest import PATIENT_UNKNOWN, Row, age_band
+from volssl.data.manifest import Row, age_band
 from volssl.data.splits import SPLITS, SplitPlan, by_hash, same_person, settle
+from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
 from volssl.progress import say
 

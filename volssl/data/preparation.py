@@ -13,11 +13,11 @@ from typing import Any
 from volssl.data import checks
 from volssl.data.crew import CrashError, Crew, crew, quiet_libraries
 from volssl.data.discovery import Discovery, discover
-from volssl.data.duplicates import perceptual_hash, settle_groups
+from volssl.data.duplicates import settle_groups
 from volssl.data.estimate import estimate
 from volssl.data.keys import keyed_hash, settle_key
 from volssl.data.ledger import Ledger, Rejection, writing
-from volssl.data.manifest import PATIENT_UNKNOWN, Row, as_box, row_of
+from volssl.data.manifest import Row, row_of
 from volssl.data.patients import PatientTable, find_patients, join_patients, settle_splits
 from volssl.data.sources import Refused, Source, gather
 from volssl.data.splits import SPLITS, read_split_plan
@@ -30,7 +30,7 @@ from volssl.data.store import (
     write_volume,
     write_whole,
 )
-from volssl.data.volume import RefusedError, Volume
+from volssl.data.volume import PATIENT_UNKNOWN, RefusedError, Volume
 from volssl.errors import UserError
 from volssl.progress import say, track
 
@@ -89,8 +89,6 @@ class Writer:
         try:
             volume = _checked(source, self.modality, self.oblique)
             row = row_of(volume, self.key, source=name, stamp=stamp, files=files)
-            box, kind = as_box(row["foreground"]), row["modality"]
-            row["perceptual_hash"] = perceptual_hash(volume.array, volume.spacing_mm, box, kind)
         except RefusedError as refusal:
             return Rejection(name, refusal.reason, refusal.sentence, stamp, files)
         told_by_voxels = not volume.origin.identity

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from volssl.data.crew import CrashError, Crew
-from volssl.data.dicom import grouped
-from volssl.data.dicom_headers import read_headers
+from volssl.data.dicom.headers import read_headers
+from volssl.data.dicom.series import grouped
 from volssl.data.discovery import RAW_PARTS, UNKNOWN, Found
+from volssl.data.formats.volume_files import read_volume_headers
 from volssl.data.volume import RefusedError, Volume
-from volssl.data.volumes import read_volume_headers
 from volssl.progress import track
 
 HEADERS_AT_ONCE = 64

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from volssl.data.manifest import PATIENT_UNKNOWN, Row
+from volssl.data.manifest import Row
 from volssl.data.store import STORE_RECORD
+from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
 
 SPLITS = ("train", "validation", "test")

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 
 from volssl.data import checks
 from volssl.data.crew import Crew, quiet_libraries
-from volssl.data.dicom import Series
+from volssl.data.dicom.series import Series
 from volssl.data.discovery import discover
 from volssl.data.sources import Refused, Source, gather
 from volssl.data.volume import RefusedError, Volume

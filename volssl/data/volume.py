@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 import nibabel as nib
 import numpy as np
 
+PATIENT_UNKNOWN = "patient unknown: the study stands for it"  # a note
+
 
 class RefusedError(Exception):
     """A source that cannot become a volume: a reason code, and a sentence that names neither path nor patient."""

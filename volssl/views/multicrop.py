@@ -80,8 +80,8 @@ class MultiCrop:
             short = sum(any(have < need for have, need in zip(extent_mm(scan), needed, strict=True)) for scan in scans)
             if short:
                 say(
-                    f"{short} of {len(scans)} volumes{some} are smaller than a crop of {'×'.join(map(str, size))} voxels: "
-                    "the crop is centred and padded with the lowest value of the window"
+                    f"{short} of {len(scans)} volumes{some} are smaller than a crop of {'×'.join(map(str, size))} "
+                    "voxels: the crop is centred and padded with the lowest value of the window"
                 )
 
     def crop(self, scan: Scan, rng: np.random.RandomState, *, size: Size, zoom: tuple[float, float]) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
-from volssl.data.declared import VolumeHeader, check_bytes, check_parts, volume_axes
+from volssl.data.formats.declared import VolumeHeader, check_bytes, check_parts, volume_axes
 from volssl.data.volume import Origin, RefusedError, Volume, oriented
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

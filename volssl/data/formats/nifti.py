@@ -12,7 +12,7 @@ from typing import IO, cast
 import nibabel as nib
 import numpy as np
 
-from volssl.data.declared import VolumeHeader, check_bytes, volume_axes
+from volssl.data.formats.declared import VolumeHeader, check_bytes, volume_axes
 from volssl.data.volume import Origin, RefusedError, Volume, has_inverse, oriented
 
 GZIP_MARK = b"\x1f\x8b"

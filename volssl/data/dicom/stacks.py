@@ -10,8 +10,8 @@ from itertools import pairwise
 from statistics import median
 
 from volssl.data.checks import THRESHOLDS
-from volssl.data.dicom_headers import MARKS, Header
-from volssl.data.dicom_kinds import refusal
+from volssl.data.dicom.headers import MARKS, Header
+from volssl.data.dicom.kinds import refusal
 from volssl.data.volume import RefusedError
 
 SLICES_MIN = 5

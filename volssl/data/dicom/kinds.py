@@ -20,7 +20,7 @@ from pydicom.uid import (
 from volssl.data.volume import RefusedError
 
 if TYPE_CHECKING:
-    from volssl.data.dicom_headers import Header
+    from volssl.data.dicom.headers import Header
 
 CT_CLASSES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 MR_CLASSES = (MRImageStorage, EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage)

@@ -14,7 +14,7 @@ from pydicom.pixels import get_decoder, iter_pixels
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, UID_dictionary
 
 from volssl.data.checks import AIR_HU
-from volssl.data.dicom_headers import NATIVE, Header
+from volssl.data.dicom.headers import NATIVE, Header
 from volssl.data.volume import RefusedError
 
 AT_ONCE = 8  # slices that are written to the volume together: a line of the cache holds no fewer of one row

@@ -10,9 +10,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from volssl.data import itk_formats, nifti
 from volssl.data.discovery import Found
-from volssl.data.itk_formats import LPS_TO_RAS, itk_affine
+from volssl.data.formats import itk, nifti
+from volssl.data.formats.itk import LPS_TO_RAS, itk_affine
 from volssl.data.keys import plain_name
 from volssl.data.modality import modality_of_names, modality_of_sidecar, sidecar_of
 from volssl.data.volume import Origin, RefusedError, Volume
@@ -114,7 +114,7 @@ def _volumes_of(found: Found) -> tuple[VolumeFile, ...] | RefusedError:
 
 
 def _format_of(found: Found) -> ModuleType:
-    return nifti if found.format == "nifti" else itk_formats
+    return nifti if found.format == "nifti" else itk
 
 
 def _guarded(found: Found, read: Callable[[], T]) -> T:

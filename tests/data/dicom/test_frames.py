@@ -10,10 +10,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from tests.data.dicom.test_series import LPS_AFFINE, read, sources
 from tests.data.dicom_sources import write_enhanced, write_legacy_converted
 from tests.data.sources import block, write_series
-from tests.data.test_dicom import LPS_AFFINE, read, sources
-from volssl.data.dicom_headers import Header, read_headers
+from volssl.data.dicom.headers import Header, read_headers
 from volssl.data.discovery import discover
 from volssl.data.volume import RefusedError
 

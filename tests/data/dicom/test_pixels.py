@@ -12,11 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import RLELossless
 
+from tests.data.dicom.test_series import read, refusal
 from tests.data.dicom_sources import SYNTAXES, as_mr, both, setting, stored_as, write_as, write_enhanced
 from tests.data.sources import block, write_series
-from tests.data.test_dicom import read, refusal
-from volssl.data import dicom_pixels
-from volssl.data.dicom_headers import read_headers
+from volssl.data.dicom import pixels
+from volssl.data.dicom.headers import read_headers
 from volssl.data.discovery import discover
 from volssl.data.volume import RefusedError
 
@@ -64,8 +64,8 @@ def test_frames_of_a_compressed_object_are_decoded_in_one_run(
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(tmp_path / "object.dcm")
     opened = []
-    whole = dicom_pixels.iter_pixels
-    monkeypatch.setattr(dicom_pixels, "iter_pixels", lambda *args, **more: opened.append(1) or whole(*args, **more))
+    whole = pixels.iter_pixels
+    monkeypatch.setattr(pixels, "iter_pixels", lambda *args, **more: opened.append(1) or whole(*args, **more))
     np.testing.assert_array_equal(read(tmp_path).array, hu)
     assert len(opened) == 1
 

@@ -9,9 +9,9 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from tests.data.dicom.test_series import read
 from tests.data.sources import block, write_series
-from tests.data.test_dicom import read
-from volssl.data.dicom_headers import Header, read_headers
+from volssl.data.dicom.headers import Header, read_headers
 from volssl.data.discovery import Found
 from volssl.data.volume import RefusedError
 

@@ -8,8 +8,8 @@ import pytest
 from pydicom.uid import UID, UID_dictionary
 
 from tests.data.sources import block, write_series
-from volssl.data.dicom_headers import Header, read_headers
-from volssl.data.dicom_kinds import CT_CLASSES, MR_CLASSES, refusal, without_picture
+from volssl.data.dicom.headers import Header, read_headers
+from volssl.data.dicom.kinds import CT_CLASSES, MR_CLASSES, refusal, without_picture
 from volssl.data.discovery import discover
 
 STORED = [uid for uid, (name, kind, *_) in UID_dictionary.items() if kind == "SOP Class" and "Storage" in name]

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from volssl.data.checks import THRESHOLDS
-from volssl.data.dicom_geometry import (
+from volssl.data.dicom.geometry import (
     TILT_MIN_DEGREES,
     even_step,
     sorted_along_normal,
@@ -21,10 +21,10 @@ from volssl.data.dicom_geometry import (
     tilt_degrees,
     upright,
 )
-from volssl.data.dicom_headers import Header
-from volssl.data.dicom_kinds import is_derived, refusal
-from volssl.data.dicom_pixels import check_decodable, decoded, fill
-from volssl.data.dicom_stacks import SLICES_MIN, bucket, has_place, stacks_of, without_copies
+from volssl.data.dicom.headers import Header
+from volssl.data.dicom.kinds import is_derived, refusal
+from volssl.data.dicom.pixels import check_decodable, decoded, fill
+from volssl.data.dicom.stacks import SLICES_MIN, bucket, has_place, stacks_of, without_copies
 from volssl.data.volume import Origin, RefusedError, Volume, oriented, slices_are_axial
 
 

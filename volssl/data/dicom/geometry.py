@@ -8,10 +8,10 @@ import numpy as np
 import SimpleITK
 
 from volssl.data.checks import AIR_HU
-from volssl.data.dicom_headers import Header
-from volssl.data.dicom_stacks import GAP_TOLERANCE, along_normal, doubled, gap_tolerance, usual_gap
+from volssl.data.dicom.headers import Header
+from volssl.data.dicom.stacks import GAP_TOLERANCE, along_normal, doubled, gap_tolerance, usual_gap
+from volssl.data.formats.volume_files import LPS_TO_RAS, itk_affine
 from volssl.data.volume import RefusedError
-from volssl.data.volumes import LPS_TO_RAS, itk_affine
 
 TILT_MAX_DEGREES = 40.0
 TILT_MIN_DEGREES = 0.1  # under it the shear moves a head's slices by less than a voxel

@@ -15,8 +15,8 @@ import SimpleITK
 from tests.data.sources import block, write_nifti
 from volssl.data import checks
 from volssl.data.discovery import Found
+from volssl.data.formats.volume_files import VolumeFile, read_volume_headers
 from volssl.data.volume import RefusedError, Volume
-from volssl.data.volumes import VolumeFile, read_volume_headers
 
 
 def files_of(path: Path, kind: str = "nifti") -> tuple[VolumeFile, ...]:

@@ -11,12 +11,12 @@ from pydicom.dataset import Dataset
 
 from tests.data.sources import ROOT_UID, block, write_series
 from volssl.data.crew import Crew
-from volssl.data.dicom import Series
-from volssl.data.dicom_headers import age_in_years
+from volssl.data.dicom.headers import age_in_years
+from volssl.data.dicom.series import Series
 from volssl.data.discovery import discover
+from volssl.data.formats.volume_files import itk_affine
 from volssl.data.preparation import Refused, gather
 from volssl.data.volume import RefusedError, Volume
-from volssl.data.volumes import itk_affine
 
 LPS_AFFINE = np.array(
     [[-2.0, 0, 0, 20], [0, -2.0, 0, 30], [0, 0, 3.0, -100], [0, 0, 0, 1]]

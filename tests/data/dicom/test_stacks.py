@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.data.sources import block, write_series
-from volssl.data import dicom
-from volssl.data.dicom import Series, grouped
-from volssl.data.dicom_headers import MARKS, Header, read_headers
+from volssl.data.dicom import series as series_module
+from volssl.data.dicom.headers import MARKS, Header, read_headers
+from volssl.data.dicom.series import Series, grouped
 from volssl.data.discovery import discover
 from volssl.data.volume import RefusedError
 
@@ -126,14 +126,14 @@ def test_the_order_of_headers_changes_nothing(slice_header: Header) -> None:
 def test_what_cannot_be_grouped_is_refused_and_stops_nothing(
     slice_header: Header, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = dicom.stacks_of
+    whole = series_module.stacks_of
 
     def fail(series: list[Header]) -> object:
         if series[0].series == "bad":
             raise ValueError("nobody foresaw it")
         return whole(series)
 
-    monkeypatch.setattr(dicom, "stacks_of", fail)
+    monkeypatch.setattr(series_module, "stacks_of", fail)
     bad = [replace(one, series="bad") for one in stack(slice_header, range(3))]
     strange = replace(slice_header, image_type=None)  # type: ignore[arg-type]
     series = grouped([*bad, strange, *stack(slice_header, range(12))])

@@ -14,10 +14,10 @@ from pydicom.errors import InvalidDicomError
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from volssl.data.dicom_frames import FUNCTIONAL_GROUPS, frames_of, source_sop
-from volssl.data.dicom_kinds import ENHANCED, modality_of_class, without_picture
-from volssl.data.dicom_mark import SNIFFED_BYTES, begins_as_dicom
-from volssl.data.dicom_tags import Tags
+from volssl.data.dicom.frames import FUNCTIONAL_GROUPS, frames_of, source_sop
+from volssl.data.dicom.kinds import ENHANCED, modality_of_class, without_picture
+from volssl.data.dicom.mark import SNIFFED_BYTES, begins_as_dicom
+from volssl.data.dicom.tags import Tags
 from volssl.data.discovery import Found
 from volssl.data.volume import RefusedError
 
