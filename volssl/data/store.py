@@ -275,7 +275,11 @@ def packed(array: np.ndarray, *, affine: np.ndarray, modality: str) -> bytes:
     """
     chunks = fitted(array.shape, CHUNK_VOXELS)
     volume = blosc2.asarray(
-        np.ascontiguousarray(array), chunks=chunks, blocks=fitted(chunks, BLOCK_VOXELS), cparams=CPARAMS
+        np.ascontiguousarray(array),
+        chunks=chunks,
+        blocks=fitted(chunks, BLOCK_VOXELS),
+        cparams=CPARAMS,
+        contiguous=True,  # laid out as the file from the start
     )
     volume.schunk.vlmeta["affine"] = affine.ravel().tolist()
     volume.schunk.vlmeta["spacing_mm"] = np.linalg.norm(affine[:3, :3], axis=0).tolist()
