@@ -28,7 +28,7 @@ from rivals import Cohort, rates
 from series import prepare_rows
 
 from volssl.data import Store, prepare
-from volssl.data.store import volume_path
+from volssl.data.store import _mapped, volume_path
 from volssl.views.base import Box
 
 CROP = (96, 96, 96)
@@ -80,7 +80,7 @@ def crop_rows(cohort: Cohort, turns: int) -> None:
     monai: list[float] = []
     times: dict[str, list[float]] = {name: [] for name in ("first", "again", "bare first", "bare again")}
     for turn in range(turns):
-        volume_id = ids[turn % len(ids)]  # of more files than stay open
+        volume_id = ids[turn % len(ids)]
         box = random_box(rng, opened[volume_id].shape)
         where = tuple(slice(*side) for side in box)
         if turn % 5 == 0:
@@ -93,11 +93,13 @@ def crop_rows(cohort: Cohort, turns: int) -> None:
             "bare again": lambda i=volume_id, w=where: opened[i][w],
         }
         for name in sorted(sides, reverse=bool(turn % 2)):
+            _mapped.cache_clear()
             times[name].append(seconds(sides[name]))
+        store.read(volume_id, box)  # from now on the file is open
         times["again"].append(seconds(sides["first"]))
     ratio_row("a random crop, ms: LoadImage + crop of the .nii.gz", times["first"], monai, "≥ 60", faster=True)
     ratio_row("the same: blosc2 alone, both open the file", times["first"], times["bare first"], "≤ 1.25")
-    ratio_row("the same: blosc2 alone, the file was read before", times["again"], times["bare again"], "≤ 1.25")
+    ratio_row("the same: blosc2 alone, both have the file open", times["again"], times["bare again"], "≤ 1.25")
     ratio_row("the same: blosc2 alone has the file open, volssl not", times["first"], times["bare again"], "")
 
 

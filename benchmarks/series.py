@@ -22,7 +22,7 @@ MEMORY_MB, TIMES = 600, 6
 
 def prepare_rows(folder: Path, hu: np.ndarray, *, quick: bool) -> None:
     """Print how many times longer prepare takes than pydicom's pixels, and its largest process."""
-    few, many = (2, 8) if quick else (4, 24)
+    few, many = (2, 12) if quick else (4, 24)
     for name, jpeg2000, (first, last), must in (
         ("uncompressed", False, (few, many), "≤ 5"),
         ("JPEG 2000", True, (2, 4 if quick else 6), "≤ 1.5"),
@@ -31,7 +31,7 @@ def prepare_rows(folder: Path, hu: np.ndarray, *, quick: bool) -> None:
         ours, theirs, started = [], [], []
         with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
             list(pool.map(decode, [sorted(one.iterdir())[:2] for one in folders[:2]]))
-            for _ in range(1 if quick else 3):
+            for _ in range(2 if quick else 3):
                 theirs.append(pixels(pool, folders[first:]))
                 short, long = (prepared(folder / "made", folders[:count])[0] for count in (first, last))
                 ours.append(long - short)

@@ -95,7 +95,7 @@ def test_killed_and_repeated_it_gives_the_same_store_and_does_nothing_twice(tmp_
         for path, mtime in written.items():
             assert (store / path).stat().st_mtime_ns == mtime
         written = {f"volumes/{path.name}": path.stat().st_mtime_ns for path in (store / "volumes").glob("*.b2nd")}
-    (store / "volumes" / ".left.b2nd.1.tmp").write_bytes(b"half a volume")
+    (store / "volumes" / f".{0:024x}.b2nd.1.tmp").write_bytes(b"half a volume")
     with journal.open("ab") as file:
         file.write(b'{"path": ["half a li')
     summary = prepare([cohort], store, workers=0)
@@ -215,6 +215,79 @@ def test_odd_names_and_dead_links_are_rows_like_others(tmp_path: Path) -> None:
         summary = prepare([cohort], tmp_path / "store", workers=0)
         assert summary.stored + summary.known == 1
         assert summary.rejected == {"unreadable": 1, "duplicate": 1}
+
+
+def test_a_folder_with_other_things_in_it_is_not_taken_for_a_store(tmp_path: Path) -> None:
+    cohort, project = write_cohort(tmp_path / "cohort", 1), tmp_path / "project"
+    write_nifti(project / "volumes" / "mine.nii.gz", block(5))
+    (project / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match=r"holds 'thesis.txt' and is no store"):
+        prepare([cohort], project, workers=0)
+    (project / "thesis.txt").unlink()
+    (project / "volumes" / "sub").mkdir()
+    prepare([cohort], project, workers=0)
+    assert (project / "volumes" / "mine.nii.gz").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        prepare([cohort], tmp_path / "file", workers=0)
+
+
+def test_a_refusal_goes_when_its_file_is_repaired(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", block(1))
+    whole = (tmp_path / "in" / "IM0005").read_bytes()
+    for damage, reason in ((b"junk", "unknown_format"), (whole[:300], "unreadable")):
+        (tmp_path / "in" / "IM0005").write_bytes(damage)
+        with pytest.raises(UserError, match=reason):
+            prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+        assert set(rejected(tmp_path / "store").values()) == {reason, "missing_slices"}
+    (tmp_path / "in" / "IM0005").write_bytes(whole)
+    assert prepare([tmp_path / "in"], tmp_path / "store", workers=0).volumes == 1
+    assert rejected(tmp_path / "store") == {}
+    assert Store.open(tmp_path / "store").rows["files"].to_pylist() == [12]
+
+
+def test_a_store_without_its_key_is_not_given_another(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "in" / "a.nii.gz", block(0))
+    store = tmp_path / "store"
+    prepare([tmp_path / "in"], store, workers=0)
+    key = (store / "private.key").read_text()
+    (store / "private.key").unlink()
+    with pytest.raises(UserError, match="private.key is missing"):
+        prepare([tmp_path / "in"], store, workers=0)
+    (tmp_path / "other.key").write_text("ff" * 32)
+    with pytest.raises(UserError, match="another key"):
+        prepare([tmp_path / "in"], store, workers=0, key=tmp_path / "other.key")
+    assert not (store / "private.key").exists()
+    (tmp_path / "right.key").write_text(key)
+    assert prepare([tmp_path / "in"], store, workers=0, key=tmp_path / "right.key").known == 1
+
+
+@pytest.mark.parametrize("nifti_first", [True, False])
+def test_of_the_same_voxels_the_source_that_names_its_patient_is_kept(tmp_path: Path, nifti_first: bool) -> None:
+    write_nifti(tmp_path / "n" / "N1.nii.gz", block(5))
+    write_series(tmp_path / "d" / "D1", block(5))
+    write_series(tmp_path / "d" / "D2", block(6), study=1, edit=lambda d, i: setattr(d, "SeriesInstanceUID", "1.2.3"))
+    for name in ("n", "d") if nifti_first else ("d", "n"):
+        prepare([tmp_path / name], tmp_path / "store", workers=0)
+    rows = Store.open(tmp_path / "store").rows.to_pylist()
+    assert [(row["source_format"], row["sex"], len(row["sop"])) for row in rows] == [("dicom", "F", 12)] * 2
+    assert len({row["patient"] for row in rows}) == len({row["split"] for row in rows}) == 1
+    ((key, reason),) = rejected(tmp_path / "store").items()
+    assert (reason, Path(paths(tmp_path / "store")[key]).name) == ("duplicate", "N1.nii.gz")
+
+
+def test_a_file_of_several_volumes_counts_once(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "in" / "two.nii.gz", np.stack([block(1), block(2)], axis=-1))
+    prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+    assert sorted(Store.open(tmp_path / "store").rows["files"].to_pylist()) == [0, 1]
+
+
+def test_a_script_without_a_main_guard_may_call_it(tmp_path: Path) -> None:
+    cohort, script = write_cohort(tmp_path / "cohort", 2), tmp_path / "script.py"
+    script.write_text(RUN.format(cohort=cohort, store=tmp_path / "store", workers=2) + "; print('ran')")
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "ran\n"
+    assert Store.open(tmp_path / "store").rows.num_rows == 2
 
 
 def test_a_scan_that_fails_in_an_unforeseen_way_is_told_and_the_others_are_read(

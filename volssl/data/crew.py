@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -85,7 +86,8 @@ class Crew:
         for _ in range(2):
             self._pool = self._pool or _pool(self._workers)
             try:
-                return self._pool.submit(function, item)
+                with _without_main():
+                    return self._pool.submit(function, item)
             except BrokenProcessPool:
                 self._pool = None
         raise CrashError("worker processes die before they begin")
@@ -96,7 +98,7 @@ class Crew:
             return future.result()
         except BrokenProcessPool:  # this item or one beside it: alone it will show
             start = time.monotonic()
-            with _pool(1) as alone:
+            with _pool(1) as alone, _without_main():
                 try:
                     return alone.submit(function, item).result()
                 except BrokenProcessPool:
@@ -127,6 +129,22 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload(["volssl.data.preparation"])
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not import the caller's script: what they run is volssl's own.
+
+    A script without `if __name__ == "__main__":` would else run anew in each of them.
+    """
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    main.__dict__.pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(kept)
 
 
 def _begin() -> None:

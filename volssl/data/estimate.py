@@ -13,10 +13,11 @@ from volssl.data.dicom.series import Series
 from volssl.data.sources import Source
 from volssl.errors import UserError
 
-# One process on a core of an AMD EPYC, a million voxels: `python benchmarks/data.py` prints such times.
-SECONDS_PER_MEGAVOXEL = {"slices": 0.03, "compressed slices": 0.14, "file": 0.04}
-# Of the voxels' bytes, after compression: noisy CT of whole bodies and heads; float MR.
-SHARE_ON_DISK = {2: 0.5, 4: 0.8}
+# One process on a core of an AMD EPYC; `python benchmarks/data.py` prints what a series of 28 million voxels takes.
+START_SECONDS = 2.0
+SECONDS_PER_MEGAVOXEL = {"slices": 0.012, "compressed slices": 0.12, "file": 0.025}
+# Of the voxels' bytes, after compression: noisy CT, and MR of floating point (`python benchmarks/layouts.py`).
+SHARE_ON_DISK = {2: 0.55, 4: 0.9}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def estimate(sources: Sequence[Source], store: Path, workers: int) -> Estimate:
             f"{store}: its disk has {as_bytes(free)} free and the {len(sources)} volumes will take about "
             f"{as_bytes(disk)}: make room, or name a store on another disk"
         )
-    return Estimate(len(sources), disk, seconds / max(1, min(workers, os.cpu_count() or 1)), free)
+    seconds = START_SECONDS + seconds / max(1, min(workers, os.cpu_count() or 1))
+    return Estimate(len(sources), disk, seconds, free)
 
 
 def as_bytes(count: float) -> str:

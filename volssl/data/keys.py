@@ -56,23 +56,37 @@ def read_key(path: Path) -> bytes:
     return key
 
 
-def settle_key(store: Path, roots: Sequence[Path], given: Path | None) -> bytes:
-    """Find the secret of a store and keep it there: the one given, the store's own, a source's, or a new one.
+def settle_key(folder: Path, roots: Sequence[Path], given: Path | None, *, check: str | None = None) -> bytes:
+    """Find the secret of a folder and keep it there: the one given, the folder's own, a source's, or a new one.
+
+    Args:
+        check: what `key_check` gave for the key with which the folder was filled; a new key would call the same patient
+            by another name. None where it is empty.
 
     Raises:
-        UserError: the key given is another than the store was made with.
+        UserError: the key is another than the folder was filled with, or is missing where there must be one.
     """
-    own = store / KEY_FILE
+    own = folder / KEY_FILE
     wanted = read_key(given) if given else None
+    brought = [root / SOURCE_KEY_FILE for root in roots if (root / SOURCE_KEY_FILE).is_file()]
     if own.exists():
         key = read_key(own)
         if wanted is not None and wanted != key:
-            raise UserError(f"{store} was made with another key than {given}: leave --key out, or prepare a new store")
-        return key
-    brought = [root / SOURCE_KEY_FILE for root in roots if (root / SOURCE_KEY_FILE).is_file()]
-    key = wanted or (read_key(brought[0]) if brought else secrets.token_bytes(32))
-    write_private(own, key.hex() + "\n")
+            raise UserError(f"{folder} was made with another key than {given}: leave --key out, or take a new folder")
+    elif wanted is None and not brought and check is not None:
+        raise UserError(f"{own} is missing, by which {folder} knows its patients: put it back, or give it with --key")
+    else:
+        key = wanted or (read_key(brought[0]) if brought else secrets.token_bytes(32))
+    if check is not None and key_check(key) != check:
+        raise UserError(f"{folder} was made with another key than the one found: give the right one with --key")
+    if not own.exists():
+        write_private(own, key.hex() + "\n")
     return key
+
+
+def key_check(key: bytes) -> str:
+    """By which a key is known again; it does not lead back to the key."""
+    return keyed_hash(key, "check", "")
 
 
 def write_private(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ import fcntl
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,13 +26,17 @@ import pyarrow.parquet as pq
 from volssl.data.keys import write_private
 from volssl.data.manifest import Row, table_of
 from volssl.data.store import JOURNAL, MANIFEST, VOLUMES, volume_path, write_whole
+from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
 
 REJECTED = "rejected.csv"
 PATHS = "paths.csv"
 LOCK = ".lock"
 # What was told of a volume, or settled for it, and a later run must not forget.
-TOLD = ("patient", "split", "fold", "group", "sex", "age_years", "age_band", "site", "scanner")
+SAID = ("group", "sex", "age_years", "age_band", "site", "scanner")
+TOLD = ("patient", "split", "fold", *SAID)
+OWN_FILE = re.compile(r"[0-9a-f]{24}\.b2nd|\.[0-9a-f]{24}\.b2nd\.\d+\.tmp")  # what `write_volume` makes
+PASSING = ("crash", "failed")  # reasons that another run may not find again
 REJECTED_COLUMNS = ("key", "reason", "sentence", "stamp", "files")
 
 
@@ -67,21 +72,29 @@ class Ledger:
         if row is not None:
             return bool(row["stamp"] == stamp) and volume_path(self.store, row["id"]).exists()
         refused = self.rejected.get(source)
-        return refused is not None and refused.stamp == stamp
+        return refused is not None and refused.stamp == stamp and refused.reason not in PASSING
 
     def refused(self, source: str) -> Rejection | None:
         """Why this source became no volume; None where it did, or is not known."""
         return self.rejected.get(source)
 
     def accept(self, row: Row, files: Sequence[Path]) -> Rejection | None:
-        """Enter a volume; a second source of the same voxels is refused instead, as long as the first is there."""
+        """Enter a volume; of two sources of the same voxels one is refused, as long as the first is there.
+
+        The first one stays, but for one that names no patient, where the second does: whose scan it is decides on which
+        side of the split it lies.
+        """
         for known in (self.rows.get(row["id"]), self.rows.get(self._by_checksum.get(row["checksum"], ""))):
             if known is None or known["source"] == row["source"]:
                 continue
             first = self.paths.get(known["id"], ())
-            if first and Path(first[0]).exists():
-                sentence = f"The same voxels as {known['id']}, stored once."
-                return self.reject(Rejection(row["source"], "duplicate", sentence, row["stamp"], len(files)), files)
+            if not first or not Path(first[0]).exists():
+                continue
+            if names_nobody(known) and not names_nobody(row):
+                row = row | {"aliases": sorted({*row["aliases"], *known["aliases"]})}
+                self._write({"paths": [row["id"], [str(path) for path in files]], "row": row})
+                return self.reject(duplicate(known, of=row), [Path(path) for path in first])
+            return self.reject(duplicate(row, of=known), files)
         self._write({"paths": [row["id"], [str(path) for path in files]], "row": row})
         return None
 
@@ -89,6 +102,20 @@ class Ledger:
         """Enter a refusal."""
         self._write({"paths": [rejection.key, [str(path) for path in files]], "rejected": asdict(rejection)})
         return rejection
+
+    def forget(self, sources: set[str], files: set[str]) -> None:
+        """Drop rows and refusals of no current source, where all of their files are among these.
+
+        Args:
+            sources: keys of what the files are made into now.
+            files: paths.
+        """
+        kept = {row["source"]: volume_id for volume_id, row in self.rows.items()} | {key: key for key in self.rejected}
+        for source in [source for source in kept if source not in sources]:
+            paths = self.paths.get(kept[source], ())
+            if paths and files.issuperset(paths):
+                self.rejected.pop(source, None)
+                self._drop(self._by_source.get(source, ""))
 
     def fold(self) -> None:
         """Write manifest, refusals and paths, drop volumes that no row names, and end the journal."""
@@ -102,7 +129,7 @@ class Ledger:
             write_private(self.store / PATHS, paths)
         wanted = {volume_path(self.store, volume_id).name for volume_id in self.rows}
         for file in (self.store / VOLUMES).iterdir():
-            if file.name not in wanted:
+            if file.name not in wanted and OWN_FILE.fullmatch(file.name):
                 file.unlink()
         self.close()
         (self.store / JOURNAL).unlink(missing_ok=True)
@@ -135,7 +162,8 @@ class Ledger:
         earlier = (self._by_source.get(row["source"]), row["id"], self._by_checksum.get(row["checksum"]))
         for replaced in [self._drop(volume_id) for volume_id in dict.fromkeys(filter(None, earlier))]:
             if replaced is not None:
-                row = row | {name: replaced[name] for name in TOLD if replaced[name] is not None}
+                told = TOLD if names_nobody(row) or not names_nobody(replaced) else SAID
+                row = row | {name: replaced[name] for name in told if replaced[name] is not None}
                 if replaced["checksum"] != row["checksum"]:
                     row["group"] = None
         self.rejected.pop(row["source"], None)
@@ -169,6 +197,18 @@ class Ledger:
         os.truncate(journal, sum(map(len, whole)))
         for line in whole:
             self._apply(json.loads(line))
+
+
+def names_nobody(row: Row) -> bool:
+    """Whether the study stands for a patient whom its source does not name."""
+    return PATIENT_UNKNOWN in row["notes"]
+
+
+def duplicate(row: Row, *, of: Row) -> Rejection:
+    """The refusal of a volume whose voxels are stored already."""
+    return Rejection(
+        row["source"], "duplicate", f"The same voxels as {of['id']}, stored once.", row["stamp"], row["files"]
+    )
 
 
 @contextmanager

@@ -59,8 +59,8 @@ SCHEMA = pa.schema(
 SAMPLED = 96  # voxels along an axis, at most, that the intensity figures look at
 
 
-def row_of(volume: Volume, key: bytes, *, source: str, stamp: str, files: int) -> Row:
-    """Describe a checked volume; split, fold, group and age band are settled later, in sight of the others.
+def row_of(volume: Volume, key: bytes, *, source: str, stamp: str) -> Row:
+    """Describe a checked volume; split, fold, group, age band and files are settled later, in sight of the others.
 
     The id comes from the series' identity, or where the source has none, from the voxels and their place: it stays the
     same when the files move.
@@ -97,7 +97,7 @@ def row_of(volume: Volume, key: bytes, *, source: str, stamp: str, files: int) -
         "scanner": origin.scanner,
         "site": None,
         "source_format": origin.source_format,
-        "files": files,
+        "files": 0,
         "notes": notes,
         "checksum": checksum,
         "source": source,

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,18 @@ from volssl.data.crew import CrashError, Crew, crew, quiet_libraries
 from volssl.data.discovery import Discovery, discover
 from volssl.data.duplicates import settle_groups
 from volssl.data.estimate import estimate
-from volssl.data.keys import keyed_hash, settle_key
-from volssl.data.ledger import Ledger, Rejection, writing
+from volssl.data.keys import KEY_FILE, key_check, keyed_hash, settle_key
+from volssl.data.ledger import LOCK, PATHS, REJECTED, Ledger, Rejection, writing
 from volssl.data.manifest import Row, row_of
 from volssl.data.patients import PatientTable, find_patients, join_patients, settle_splits
 from volssl.data.sources import Refused, Source, gather
 from volssl.data.splits import SPLITS, read_split_plan
 from volssl.data.store import (
     FORMAT,
+    JOURNAL,
+    MANIFEST,
     STORE_RECORD,
+    VOLUMES,
     check_format,
     is_full_disk,
     volume_path,
@@ -31,8 +34,10 @@ from volssl.data.store import (
     write_whole,
 )
 from volssl.data.volume import PATIENT_UNKNOWN, RefusedError, Volume
-from volssl.errors import UserError
+from volssl.errors import UsageError, UserError
 from volssl.progress import say, track
+
+OWN = {STORE_RECORD, MANIFEST, JOURNAL, VOLUMES, KEY_FILE, PATHS, REJECTED, LOCK}
 
 
 @dataclass
@@ -85,12 +90,12 @@ class Writer:
 
     def __call__(self, source: Source) -> Row | Rejection:
         """The source's manifest row, or its refusal."""
-        name, stamp, files = self.name(source), self.stamp(source), len(source.files)
+        name, stamp = self.name(source), self.stamp(source)
         try:
             volume = _checked(source, self.modality, self.oblique)
-            row = row_of(volume, self.key, source=name, stamp=stamp, files=files)
+            row = row_of(volume, self.key, source=name, stamp=stamp)
         except RefusedError as refusal:
-            return Rejection(name, refusal.reason, refusal.sentence, stamp, files)
+            return Rejection(name, refusal.reason, refusal.sentence, stamp)
         told_by_voxels = not volume.origin.identity
         if not (told_by_voxels and volume_path(self.store, row["id"]).exists()):
             write_volume(self.store, row["id"], volume.array, affine=volume.affine, modality=volume.modality or "")
@@ -129,9 +134,11 @@ def prepare(
     Raises:
         UserError: nothing can be read, the disk cannot hold it, another prepare holds the store, or a table is wrong.
     """
+    modality = modality.upper() if modality else None
     if modality not in (None, "CT", "MR"):
-        raise UserError(f"--modality {modality} is neither CT nor MR")
+        raise UsageError(f"--modality {modality} is neither CT nor MR")
     store = Path(store)
+    _check_folder(store)
     roots = [Path(source) for source in sources]
     discovery = discover(roots, exclude=store)
     _tell_passed_over(discovery)
@@ -142,14 +149,16 @@ def prepare(
         with writing(store) as ledger, crew(workers) as hands:
             quiet_libraries()
             check_format(store)
-            secret = settle_key(store, roots, Path(key) if key else None)
+            secret = settle_key(store, roots, Path(key) if key else None, check=_record(store).get("key_check"))
             table = find_patients(roots, Path(patients) if patients else None)
             summary = PrepareSummary(store, passed_over=discovery.passed_over)
             writer = Writer(store, secret, modality, oblique)
-            due = _due(gather(discovery.files, hands), writer, ledger, summary)
+            gathered = gather(discovery.files, hands)
+            due = _due(gathered, writer, ledger, summary)
             if due:
-                say(f"{estimate(due, store, workers)}.")
+                say(f"{estimate([one for one, _ in due], store, workers)}.")
             _take_in(due, writer, ledger, hands, summary)
+            _forget_stale(gathered, discovery, writer, ledger)
             _finish(ledger, table, secret, summary)
     except OSError as error:
         if not is_full_disk(error):
@@ -170,10 +179,19 @@ def _checked(source: Source, modality: str | None, oblique: str) -> Volume:
         raise RefusedError("failed", f"Reading it failed with {type(error).__name__}.") from error
 
 
-def _due(sources: Sequence[Source | Refused], writer: Writer, ledger: Ledger, summary: PrepareSummary) -> list[Source]:
-    """The sources that are still to be read; the refused ones are entered, the settled ones counted."""
-    due: list[Source] = []
+def _due(
+    sources: Sequence[Source | Refused], writer: Writer, ledger: Ledger, summary: PrepareSummary
+) -> list[tuple[Source, int]]:
+    """The sources that are still to be read; the refused ones are entered, the settled ones counted.
+
+    Each comes with the number of its files that are of no source before it: so a file with several volumes in it counts
+    once.
+    """
+    due: list[tuple[Source, int]] = []
+    counted: set[Path] = set()
     for source in sources:
+        own = set() if isinstance(source, Refused) else set(source.files) - counted
+        counted |= own
         if isinstance(source, Refused):
             name = keyed_hash(writer.key, "source", str(source.found.path))
             rejection = Rejection(name, source.reason, source.sentence, "")
@@ -181,7 +199,7 @@ def _due(sources: Sequence[Source | Refused], writer: Writer, ledger: Ledger, su
             if ledger.refused(name) != rejection:
                 ledger.reject(rejection, [source.found.path])
         elif not ledger.settled(writer.name(source), writer.stamp(source)):
-            due.append(source)
+            due.append((source, len(own)))
         elif refused := ledger.refused(writer.name(source)):
             summary.rejected[refused.reason] += 1
         else:
@@ -189,12 +207,16 @@ def _due(sources: Sequence[Source | Refused], writer: Writer, ledger: Ledger, su
     return due
 
 
-def _take_in(due: Sequence[Source], writer: Writer, ledger: Ledger, hands: Crew, summary: PrepareSummary) -> None:
+def _take_in(
+    due: Sequence[tuple[Source, int]], writer: Writer, ledger: Ledger, hands: Crew, summary: PrepareSummary
+) -> None:
     """Bring every source to its row or its refusal, each entered in the ledger before the next."""
-    for source, outcome in zip(due, track(hands.map(writer, due), "Reading volumes", len(due)), strict=True):
+    outcomes = hands.map(writer, [source for source, _ in due])
+    for (source, files), outcome in zip(due, track(outcomes, "Reading volumes", len(due)), strict=True):
         if isinstance(outcome, CrashError):
             name, stamp = writer.name(source), writer.stamp(source)
-            outcome = Rejection(name, "crash", f"Reading it: {outcome}.", stamp, len(source.files))
+            outcome = Rejection(name, "crash", f"Reading it: {outcome}.", stamp)
+        outcome = replace(outcome, files=files) if isinstance(outcome, Rejection) else outcome | {"files": files}
         known = isinstance(outcome, dict) and outcome["id"] in ledger.rows
         refused = (
             ledger.reject(outcome, source.files)
@@ -209,6 +231,13 @@ def _take_in(due: Sequence[Source], writer: Writer, ledger: Ledger, hands: Crew,
             summary.stored += 1
 
 
+def _forget_stale(sources: Sequence[Source | Refused], discovery: Discovery, writer: Writer, ledger: Ledger) -> None:
+    """Drop what an earlier run made of files that now, all of them, are of other sources."""
+    current = {keyed_hash(writer.key, "source", str(one.found.path)) for one in sources if isinstance(one, Refused)}
+    current |= {writer.name(one) for one in sources if not isinstance(one, Refused)}
+    ledger.forget(current, {str(one.path) for one in discovery.files})
+
+
 def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: PrepareSummary) -> None:
     rows = list(ledger.rows.values())
     if table is not None and rows:
@@ -221,6 +250,7 @@ def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: Pre
         "thresholds": asdict(checks.THRESHOLDS),
         "passed_over": dict(sorted(summary.passed_over.items())),
         "splits": plan.as_dict(),
+        "key_check": key_check(key),
     }
     write_whole(ledger.store / STORE_RECORD, (json.dumps(record, indent=2) + "\n").encode())
     ledger.fold()
@@ -236,6 +266,20 @@ def _record(store: Path) -> dict[str, Any]:
     """What store.json holds; nothing where there is none yet."""
     record = store / STORE_RECORD
     return dict(json.loads(record.read_text())) if record.exists() else {}
+
+
+def _check_folder(store: Path) -> None:
+    """A store is a folder of its own: what it does not know it would not touch, but the user would not find again.
+
+    Raises:
+        UserError: the folder is a file, or holds other things and no store.
+    """
+    if store.exists() and not store.is_dir():
+        raise UserError(f"{store} is a file: name a new folder for the store")
+    inside = {path.name for path in store.iterdir()} if store.exists() else set()
+    strange = {name for name in inside if name not in OWN and not name.endswith(".tmp")}
+    if strange and not inside & {STORE_RECORD, MANIFEST, JOURNAL}:
+        raise UserError(f"{store} holds {sorted(strange)[0]!r} and is no store: name a new folder for it")
 
 
 def _tell_passed_over(discovery: Discovery) -> None:

@@ -42,7 +42,7 @@ VOLUMES = "volumes"
 JOURNAL = "journal.jsonl"  # there while a prepare is unfinished
 CHUNK_VOXELS = (128, 128, 32)
 BLOCK_VOXELS = (32, 32, 16)
-OPEN_FILES = 4  # in each process
+OPEN_FILES = 64  # in each process; they are mapped, so they take addresses and no memory
 CPARAMS = {
     "codec": blosc2.Codec.LZ4,
     "clevel": 1,
@@ -232,8 +232,8 @@ def volume_path(store: Path, volume_id: str) -> Path:
 def open_volume(path: Path) -> blosc2.NDArray:
     """A volume's file, mapped; decoding runs on one thread, as beside it other workers decode.
 
-    The last few files stay open, as views read several boxes of one: opening costs a quarter of a crop. Each thread of
-    each process has its own, and a replaced file is another one.
+    The last files stay open: opening costs a quarter of a crop, and views read several boxes of one volume. Each thread
+    of each process has its own, and a replaced file is another one.
 
     Raises:
         DAMAGE: one of these, where the file is missing or damaged.
