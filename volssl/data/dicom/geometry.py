@@ -90,13 +90,17 @@ def tilt_degrees(first: Header, step_mm: np.ndarray) -> float:
 def upright(array: np.ndarray, first: Header, step_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Resample a sheared stack (column, row, slice) so that its slices lie straight above each other, all of each.
 
-    ITK knows no sheared grid: it is told the straight one, and an affine transform that shifts each slice back.
+    ITK knows no sheared grid: it is told the straight one, and an affine transform that shifts each slice back. Given
+    whole numbers it would cut off the fraction of what it interpolates, so it is given float32.
+
+    Returns:
+        The voxels, int16 where they were, and the affine to RAS mm.
     """
     row, column, normal = _directions(first)
     gap_mm = float(np.dot(step_mm, normal))
     spacing = np.array([first.column_spacing_mm, first.row_spacing_mm, gap_mm])
     directions = np.stack([row, column, normal], axis=1)
-    image = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0))
+    image = SimpleITK.GetImageFromArray(array.transpose(2, 1, 0).astype(np.float32, copy=False))
     image.SetSpacing(spacing.tolist())
     image.SetDirection(directions.ravel().tolist())
     image.SetOrigin(list(first.position_mm or ()))
@@ -112,5 +116,8 @@ def upright(array: np.ndarray, first: Header, step_mm: np.ndarray) -> tuple[np.n
     straight = SimpleITK.Resample(
         image, size, back, SimpleITK.sitkLinear, origin.tolist(), spacing.tolist(), directions.ravel().tolist(), air
     )
-    del image  # the next line copies
-    return SimpleITK.GetArrayFromImage(straight).transpose(2, 1, 0), itk_affine(straight)
+    del image  # the next lines copy
+    values = SimpleITK.GetArrayFromImage(straight)
+    if array.dtype.kind == "i":
+        values = np.rint(values, out=values).astype(array.dtype)
+    return values.transpose(2, 1, 0), itk_affine(straight)
