@@ -137,8 +137,9 @@ def inspect(
     if out:
         from volssl.bundle.inspect import inspect_store
 
-        wrote(inspect_store(store, out, sheet=sheet))
-        then(f"open {out} in a browser, or volssl pretrain swav --store {store} --out runs/swav")
+        page = inspect_store(store, out, sheet=sheet)
+        wrote(page)
+        then(f"open {page} in a browser, or volssl pretrain swav --store {store} --out runs/swav")
 
 
 @app.command(epilog="Example: volssl check store")
@@ -171,7 +172,9 @@ def split(
         tuple[float, float, float] | None, typer.Option(help="Shares of train, validation and test.")
     ] = None,
     patients: Annotated[Path | None, typer.Option(help="CSV: study, patient, split: your own split.")] = None,
-    redraw: Annotated[bool, typer.Option("--redraw", help="Draw anew also for patients that have a split.")] = False,
+    redraw: Annotated[
+        bool, typer.Option("--redraw", help="Draw anew for all patients but those that --patients tells.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be, and write nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -340,7 +343,7 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        cause = full_disk(error) or user_error_in(error)
+        cause = file_error(error) or user_error_in(error)
         say(f"error: {cause or f'{unforeseen(error)} (--debug shows where)'}")
         sys.exit(2 if isinstance(cause, UsageError) else 1)
     if code == INTERRUPTED:
@@ -348,11 +351,19 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def full_disk(error: Exception) -> str | None:
-    """The line for a disk that is full, wherever it was noticed."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.filename or 'a file'}: the disk is full; free some space and run the command again"
-    return None
+def file_error(error: Exception) -> str | None:
+    """The line for a disk that is full or a path that may not be used, wherever it was noticed."""
+    if not isinstance(error, OSError):
+        return None
+    said = {
+        errno.ENOSPC: "the disk is full; free some space and run the command again",
+        errno.EDQUOT: "the quota of the disk is used up; free some space and run the command again",
+        errno.EACCES: "there is no permission to use it; ask for it, or name another place",
+        errno.EPERM: "there is no permission to use it; ask for it, or name another place",
+        errno.EROFS: "its disk is read-only; name another place",
+        errno.ENOTDIR: "a part of this path is a file where a folder should be; name another place",
+    }.get(error.errno or 0)
+    return f"{error.filename or 'a file'}: {said}" if said else None
 
 
 def unforeseen(error: BaseException) -> str:

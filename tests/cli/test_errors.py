@@ -137,6 +137,22 @@ def test_a_full_disk_is_said_and_the_old_file_stays(
     assert [path for path in run.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(errno.EACCES, "there is no permission"), (errno.EROFS, "its disk is read-only"), (errno.ENOTDIR, "is a file")],
+)
+def test_a_place_that_may_not_be_used_is_said(
+    volssl_command: Command, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    def refuse(path: Path, *args: object, **more: object) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    line = error_of(volssl_command("prepare", cohort, "--store", tmp_path / "store", "--workers", 1), code=1)
+    assert line.startswith(str(tmp_path / "store"))
+    assert said in line
+
+
 def test_a_run_that_exists_is_neither_overwritten_nor_trained_twice(
     volssl_command: Command, store: Path, tmp_path: Path
 ) -> None:

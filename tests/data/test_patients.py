@@ -39,6 +39,23 @@ def test_the_table_tells_what_files_do_not(tmp_path: Path) -> None:
     assert not any("unknown" in note for row in rows for note in row["notes"])
 
 
+def test_words_of_a_table_are_taken_as_they_are_meant_and_no_free_text_for_a_sex(tmp_path: Path) -> None:
+    rows = prepared(tmp_path, "study,patient,split,sex\nS00,Ann,Train,female\nS01,Bob,val,m\nS02,Cy,TEST,\n")
+    told = {(row["split"], row["sex"]) for row in rows if "unknown" not in str(row["notes"])}
+    assert told == {("train", "F"), ("validation", "M"), ("test", None)}
+    (tmp_path / "wrong.csv").write_text("study,patient,sex\nS00,Ann,F\nS01,Bob,Robert Robson\n")
+    with pytest.raises(UserError, match="line 3: the sex 'Robert Robson' is none of F, M and O"):
+        read_patients(tmp_path / "wrong.csv")
+
+
+def test_a_later_table_that_moves_a_patient_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepared(tmp_path, "study,patient,split\nS00,Ann,train\nS01,Ann,train\n")
+    (tmp_path / "later.csv").write_text("study,patient,split\nS01,Ann,test\n")
+    prepare([tmp_path / "cohort"], tmp_path / "store", patients=tmp_path / "later.csv", workers=0)
+    assert "1 patients go to another side, as later.csv says" in capsys.readouterr().err
+    assert sorted(row["split"] for row in Store.open(tmp_path / "store").rows.to_pylist()).count("test") >= 2
+
+
 def test_given_splits_are_honoured_and_reach_every_study_of_the_patient(tmp_path: Path) -> None:
     rows = prepared(tmp_path, "study,patient,split\nS00,Ann,test\nS01,Ann,\nS02,Bob,validation\nS03,Cy,train\n")
     assert sorted(row["split"] for row in rows) == ["test", "test", "train", "validation"]

@@ -252,7 +252,7 @@ def test_a_store_without_its_key_is_not_given_another(tmp_path: Path) -> None:
     prepare([tmp_path / "in"], store, workers=0)
     key = (store / "private.key").read_text()
     (store / "private.key").unlink()
-    with pytest.raises(UserError, match="private.key is missing"):
+    with pytest.raises(UserError, match=r"private\.key is missing"):
         prepare([tmp_path / "in"], store, workers=0)
     (tmp_path / "other.key").write_text("ff" * 32)
     with pytest.raises(UserError, match="another key"):

@@ -46,6 +46,12 @@ def test_a_scan_travels_to_a_worker_and_reads_there(store: Store) -> None:
     assert scan.affine.shape == (4, 4)
 
 
+@pytest.mark.parametrize("box", [((0.0, 4.0), (0, 5), (0, 5)), ((0, 4), (0, 5)), ((0, 4, 2), (0, 5), (0, 5))])
+def test_what_is_no_box_is_an_error(store: Store, box: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(ValueError, match="in whole voxels"):
+        store.read(store.rows["id"][0].as_py(), box)
+
+
 @pytest.mark.parametrize("box", [((0, 25), (0, 5), (0, 5)), ((3, 3), (0, 5), (0, 5)), ((0, 4), (-1, 5), (0, 5))])
 def test_a_box_outside_of_the_volume_is_an_error(store: Store, box: tuple[tuple[int, int], ...]) -> None:
     with pytest.raises(ValueError, match=r"does not lie in 0:"):

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from volssl.data.keys import write_private
 from volssl.data.manifest import Row, table_of
-from volssl.data.store import JOURNAL, MANIFEST, VOLUMES, volume_path, write_whole
+from volssl.data.store import JOURNAL, MANIFEST, VOLUMES, Store, volume_path, write_whole
 from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
 
@@ -182,7 +182,7 @@ class Ledger:
 
     def _load(self) -> None:
         if (self.store / MANIFEST).exists():
-            for row in pq.read_table(self.store / MANIFEST).to_pylist():
+            for row in Store(self.store).rows.to_pylist():
                 self._index(row)
         for record in _read_csv(self.store / REJECTED):
             told = {name: record[name] for name in REJECTED_COLUMNS[:-1]}

@@ -17,6 +17,8 @@ from volssl.errors import UserError
 from volssl.progress import say
 
 PATIENTS_FILE = "patients.csv"  # in the root of a source folder
+SPLIT_WORDS = {name: name for name in SPLITS} | {"val": "validation", "valid": "validation"}
+SEX_WORDS = {"F": "F", "FEMALE": "F", "M": "M", "MALE": "M", "O": "O", "OTHER": "O"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ def read_patients(path: Path) -> PatientTable:
     if len(twice):
         raise UserError(f"{path} names the study {twice.iloc[0]!r} twice: leave one line of it")
     if "split" in frame:
+        frame["split"] = frame["split"].map(lambda word: SPLIT_WORDS.get(word.lower(), word))
         _check_splits(path, frame)
+    if "sex" in frame:
+        frame["sex"] = frame["sex"].map(lambda word: SEX_WORDS.get(word.upper(), word))
+        _check_sex(path, frame)
     if "age" in frame:
         _check_ages(path, frame)
     return PatientTable(path, frame)
@@ -103,6 +109,11 @@ def join_patients(rows: Sequence[Row], table: PatientTable, key: bytes) -> None:
             unmatched.append(name)
         elif record.get("split"):
             told[keyed_hash(key, "patient", record["patient"])] = record["split"]
+    moved = {row["patient"] for row in rows if row["split"] and told.get(row["patient"], row["split"]) != row["split"]}
+    if moved:
+        say(
+            f"{len(moved)} patients go to another side, as {table.path.name} says; earlier training has seen them there"
+        )
     for row in rows:
         row["split"] = told.get(row["patient"], row["split"])
     if len(unmatched) == len(table.frame):
@@ -148,6 +159,12 @@ def _check_splits(path: Path, frame: pd.DataFrame) -> None:
         raise UserError(
             f"{path} puts the patient {patient!r} on two sides of the split: give all studies of a patient one split"
         )
+
+
+def _check_sex(path: Path, frame: pd.DataFrame) -> None:
+    wrong = frame["sex"][~frame["sex"].isin(["", "F", "M", "O"])]
+    if len(wrong):
+        raise UserError(f"{path}: line {int(wrong.index[0]) + 2}: the sex {wrong.iloc[0]!r} is none of F, M and O")
 
 
 def _check_ages(path: Path, frame: pd.DataFrame) -> None:

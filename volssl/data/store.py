@@ -19,6 +19,7 @@ import threading
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -321,6 +322,8 @@ def box_slices(box: Box | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
     """
     if box is None:
         return tuple(slice(0, n) for n in shape)
+    if [len(side) for side in box] != [2, 2, 2] or not all(isinstance(edge, Integral) for side in box for edge in side):
+        raise ValueError(f"a box is ((r0, r1), (a0, a1), (s0, s1)) in whole voxels, not {box}")
     for axis, (low, high), n in zip("RAS", box, shape, strict=True):
         if not 0 <= low < high <= n:
             raise ValueError(f"the box {low}:{high} along {axis} does not lie in 0:{n}")
