@@ -141,6 +141,31 @@ def _step_and_shoot(dataset: Dataset, index: int) -> None:
     dataset.AcquisitionNumber, dataset.AcquisitionTime = index + 1, f"1010{index:02d}"
 
 
+def _numbers(first: int, step: int = 1) -> Edit:
+    return lambda dataset, index: setattr(dataset, "InstanceNumber", first + step * index)
+
+
+def _minute(minute: int) -> Edit:
+    """Slices taken one a second from this minute on, each phase numbered from 1."""
+
+    def edit(dataset: Dataset, index: int) -> None:
+        dataset.AcquisitionNumber, dataset.InstanceNumber = 1, index + 1
+        dataset.AcquisitionTime = dataset.ContentTime = f"10{minute:02d}{index:02d}"
+
+    return edit
+
+
+def _aside(dataset: Dataset, index: int) -> None:
+    x, y, z = dataset.ImagePositionPatient
+    dataset.ImagePositionPatient = [x - 5, y, z + 1.5]
+
+
+def _taken_in_turns(dataset: Dataset, index: int) -> None:
+    """Every second slice first, and numbered along the stack."""
+    dataset.InstanceNumber = index + 1
+    dataset.AcquisitionTime = dataset.ContentTime = f"1010{index // 2 + 30 * (index % 2):02d}"
+
+
 def _own_slope(seed: int) -> Edit:
     hu = block(seed)
 
@@ -360,6 +385,49 @@ CASES = [
         notes=("told apart by position alone",),
         expect=every(volumes(block(4008), block(4009)), gaps(5, 5)),
     ),
+    Case(
+        "interleaved_even_by_number",
+        two(4110, _numbers(1), both(moved(1.5), _numbers(13))),
+        2,
+        notes=(f"{PARTED} the order of instance numbers",),
+        expect=every(volumes(block(4110), block(4111)), gaps(3, 3)),
+    ),
+    Case(
+        "interleaved_even_numbered_alike",
+        two(4112, _numbers(1), both(moved(1.5), _numbers(1))),
+        2,
+        notes=(f"{PARTED} equal instance numbers",),
+        expect=every(volumes(block(4112), block(4113)), gaps(3, 3)),
+    ),
+    Case(
+        "phases_numbered_one_after_the_other",
+        two(4114, _numbers(1), _numbers(13)),
+        2,
+        notes=(f"{PARTED} the order of instance numbers",),
+        expect=volumes(block(4114), block(4115)),
+    ),
+    Case(
+        "phases_numbered_in_turns",
+        two(4116, _numbers(1, 2), _numbers(2, 2)),
+        2,
+        notes=(f"{PARTED} the order of instance numbers",),
+        expect=volumes(block(4116), block(4117)),
+    ),
+    Case(
+        "phases_by_time_alone",
+        two(4118, _minute(10), _minute(15)),
+        2,
+        notes=(f"{PARTED} the order of content times",),
+        expect=volumes(block(4118), block(4119)),
+    ),
+    Case(
+        "interleaved_with_other_origins",
+        two(4120, _numbers(1), both(_aside, _numbers(1))),
+        2,
+        notes=(f"{PARTED} the origin of their slices",),
+        expect=every(volumes(block(4120), block(4121)), gaps(3, 3)),
+    ),
+    Case("mr_taken_in_turns", one(4122, both(as_mr, _taken_in_turns)), expect=volumes(block(4122) + 1024)),
     Case("step_and_shoot", one(4010, _step_and_shoot), expect=every(volumes(block(4010)), gaps(3))),
     Case(
         "magnitude_and_phase",

@@ -9,7 +9,7 @@ import SimpleITK
 
 from volssl.data.checks import AIR_HU
 from volssl.data.dicom.headers import Header
-from volssl.data.dicom.stacks import GAP_TOLERANCE, along_normal, doubled, gap_tolerance, usual_gap
+from volssl.data.dicom.lines import GAP_TOLERANCE, along_normal, doubled, gap_tolerance, usual_gap
 from volssl.data.formats.volume_files import LPS_TO_RAS, itk_affine
 from volssl.data.volume import RefusedError
 

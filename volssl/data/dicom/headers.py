@@ -69,6 +69,7 @@ _KEYWORDS = [
     "ModalityLUTSequence",
     "BitsAllocated",
     "BitsStored",
+    "HighBit",
     "PixelRepresentation",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
@@ -76,6 +77,8 @@ _KEYWORDS = [
     "PhotometricInterpretation",
     "NumberOfFrames",
     "FrameOfReferenceUID",
+    "InstanceNumber",
+    "ContentTime",
     "LossyImageCompression",
     *(keyword for keywords in MARKS.values() for keyword in keywords),
 ]
@@ -105,6 +108,8 @@ class Header:
         padding: lowest and highest stored value that stands for no measurement.
         stack: the stack that an enhanced object says the frame is of.
         marks: a text for each of `MARKS`.
+        instance: the slice's number in its series; None where it is not told, and of a frame.
+        content_time: as the file tells it; empty of a frame.
     """
 
     found: Found
@@ -142,6 +147,8 @@ class Header:
     padding: tuple[int, int] | None
     stack: str
     marks: tuple[str, ...]
+    instance: int | None
+    content_time: str
     sex: str | None
     age_years: int | None
     scanner: str | None
@@ -289,11 +296,21 @@ def _header(file: _File, tags: Tags, frame: int | None, slice_sop: str) -> Heade
         padding=_padding(tags, bits),
         stack=text("StackID"),
         marks=file.once(tuple(text(*keywords) for keywords in MARKS.values())),
+        instance=_whole_number(tags.text("InstanceNumber")) if frame is None else None,
+        content_time=text("ContentTime") if frame is None else "",
         sex=sex if sex in ("F", "M", "O") else None,
         age_years=age_in_years(tags.text("PatientAge")),
         scanner=file.once(" ".join(filter(None, (tags.text("Manufacturer"), tags.text("ManufacturerModelName")))))
         or None,
     )
+
+
+def _whole_number(text: str) -> int | None:
+    """The number a text is; None for another text, which is no reason to refuse the slice."""
+    try:
+        return int(text)
+    except ValueError:
+        return None
 
 
 def _check_size(rows: int, columns: int, bits: int, file: _File) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 
 PREAMBLE = 128
 SNIFFED_BYTES = 512
@@ -14,20 +13,8 @@ SHORT_VRS = (b"AE", b"CS", b"DA", b"DT", b"IS", b"LO", b"SH", b"TM", b"UI", b"UL
 LENGTH_MAX = 256
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does: the mark after the preamble, or without one, two plausible elements.
-
-    A file that cannot be opened counts as one: the reader of headers then says so in `rejected.csv`.
-    """
-    try:
-        with path.open("rb") as file:
-            return begins_as_dicom(file.read(SNIFFED_BYTES))
-    except OSError:
-        return True
-
-
 def begins_as_dicom(data: bytes) -> bool:
-    """The same of a file's first bytes."""
+    """Whether a file begins as DICOM does: the mark after the preamble, or without one, two plausible elements."""
     if data[PREAMBLE : PREAMBLE + 4] == b"DICM":
         return True
     return any(_two_elements(data, order, explicit) for order, explicit in (("<", True), ("<", False), (">", True)))

@@ -23,8 +23,9 @@ from volssl.data.dicom.geometry import (
 )
 from volssl.data.dicom.headers import Header
 from volssl.data.dicom.kinds import is_derived, refusal
+from volssl.data.dicom.lines import SLICES_MIN, without_copies
 from volssl.data.dicom.pixels import check_decodable, decoded, fill
-from volssl.data.dicom.stacks import SLICES_MIN, bucket, has_place, stacks_of, without_copies
+from volssl.data.dicom.stacks import bucket, has_place, stacks_of
 from volssl.data.volume import Origin, RefusedError, Volume, oriented, slices_are_axial
 
 
