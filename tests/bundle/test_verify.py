@@ -261,6 +261,7 @@ def test_a_bundle_that_is_trusted_runs_and_says_what_was_found(
 ) -> None:
     (usual,) = predict_studies(line.bundle, [line.volumes[0]], tmp_path / "usual")
     bundle = edited("slices: 12", "slices: $6 * 2")
-    (trusted,) = predict_studies(bundle, [line.volumes[0]], tmp_path / "trusted", trust=True)
+    key = tmp_path / "usual" / "private.key"
+    (trusted,) = predict_studies(bundle, [line.volumes[0]], tmp_path / "trusted", key=key, trust=True)
     assert trusted.content == usual.content
     assert "trusted: slices: the expression $6 * 2" in capsys.readouterr().err
