@@ -155,6 +155,7 @@ def test_ct_without_air_is_stored_with_a_note_where_nothing_else_speaks_against_
         (mr(), None, "", "MR", "MR", "from the values"),
         (np.maximum(brain(), 0), None, "", "CT", "CT", "from the name"),  # clipped at zero it could be MR
         (noise().normal(1000, 50, (20, 20, 20)).astype(np.float32), None, "", "MR", "MR", "from the name"),
+        (brain(), None, "", "", "CT", "told from the values: no air, and tissue where the brain lies"),
     ],
 )
 def test_user_sidecar_values_and_names_are_heard_in_this_order(
@@ -168,6 +169,22 @@ def test_user_sidecar_values_and_names_are_heard_in_this_order(
 def test_a_sidecar_of_another_modality_is_a_refusal_until_the_user_says_otherwise() -> None:
     assert refusal(brain(), sidecar_modality="PT").reason == "modality"
     assert checked(brain(), "CT", sidecar_modality="PT").modality == "CT"
+
+
+@pytest.mark.parametrize(
+    ("values", "doubt"),
+    [
+        (brain() / 35.0 - 1.0, "tissue is spread about zero"),
+        (np.where(brain() == 0, 0, brain() * 10), "the middle of the tissue lies at 350"),
+        (np.where(brain() > 10, brain() + 30, brain() - 5), "and at 65"),
+        (np.where(brain() == 0, 0, brain() - 25), "and at 10"),
+        (np.where(brain() == 0, 0, (brain() - 35) * 6 + 35), "a third of the tissue lies above 100 or below 0"),
+        (np.where(brain() == 0, noise().normal(0, 2, (20, 20, 20)), brain()), "the background is noise"),
+    ],
+)
+def test_values_below_zero_alone_do_not_make_a_stripped_ct(values: np.ndarray, doubt: str) -> None:
+    assert values.min() < 0
+    assert refusal(values.astype(np.float32)).reason == "modality_unknown", doubt
 
 
 @pytest.mark.parametrize(

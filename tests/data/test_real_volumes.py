@@ -8,9 +8,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+from scipy import ndimage
 
 from volssl.data import Store, prepare, read_scans
+from volssl.data.checks import THRESHOLDS
 from volssl.data.formats.volume_files import itk_affine
+from volssl.data.modality import looks_stripped
 
 
 @pytest.mark.parametrize(
@@ -80,18 +83,33 @@ def test_the_whole_share_is_stored_without_any_option(shared_data: Path, tmp_pat
     assert "the modality MR was told from the values" in told[(207, 256, 215)]
 
 
-def test_a_share_without_air_under_other_names_is_refused_until_the_modality_is_said(
-    shared_data: Path, tmp_path: Path
-) -> None:
-    names = ("ct_brain_atlas_1mm", "ct_brain_template_1mm", "ct_body_3mm")
+def test_brains_without_skull_and_air_are_ct_under_any_name(shared_data: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    for number, name in enumerate(names):
+    for number, name in enumerate(("ct_brain_atlas_1mm", "ct_brain_template_1mm")):
         (tmp_path / "in" / f"S{number}.nii.gz").symlink_to(shared_data / f"{name}.nii.gz")
-    first = prepare([tmp_path / "in"], tmp_path / "store", workers=0)
-    assert (first.stored, dict(first.rejected)) == (1, {"modality_unknown": 2})
-    second = prepare([tmp_path / "in"], tmp_path / "store", workers=0, modality="CT")
-    assert (second.stored, second.known, second.rejected.total(), second.volumes) == (2, 1, 0, 3)
-    assert (tmp_path / "store" / "rejected.csv").read_text().count("\n") == 1
+    assert prepare([tmp_path / "in"], tmp_path / "store", workers=0).stored == 2
+    for row in Store.open(tmp_path / "store").rows.to_pylist():
+        assert row["modality"] == "CT"
+        assert any("no air, and tissue where the brain lies in HU" in note for note in row["notes"])
+        assert any(note.startswith("no air: the lowest value is -") for note in row["notes"])
+
+
+def test_mr_with_values_below_zero_is_not_taken_for_ct(shared_data: Path) -> None:
+    """The T1 template, which is scaled to 100 as HU of the brain are: standardised, and with ringing."""
+    template = nib.load(shared_data / "mr_t1_template_0.74mm.nii.gz").get_fdata(dtype=np.float32)[::2, ::2, ::2]
+    head = template > 5
+    ringing = template - 0.3 * (ndimage.gaussian_filter(template, 2) - template)
+    standard = (template - template[head].mean()) / template[head].std()
+    for values in (
+        standard,
+        np.where(head, standard, 0),
+        ringing,
+        np.where(ndimage.binary_dilation(head, iterations=2), ringing, 0),
+        ringing * (100 / ringing.max()),
+        ringing * 40,
+    ):
+        assert values.min() < 0
+        assert not looks_stripped(values, THRESHOLDS)
 
 
 def test_reading_without_a_store_gives_the_same_voxels_and_the_raw_ids(shared_data: Path) -> None:

@@ -42,6 +42,11 @@ class Thresholds:
     hu_range_min: float = 50.0  # from the lowest to the highest value of a CT
     tissue_min_hu: float = -300.0  # the median of tissue in a CT that shows no air
     tissue_max_hu: float = 400.0
+    background_min_share: float = 0.1  # zeros around a brain without its skull
+    brain_max_hu: float = 100.0  # where most of it lies, from zero
+    brain_min_share: float = 0.75
+    brain_median_min_hu: float = 15.0  # white matter has about 30 HU, grey matter 40
+    brain_median_max_hu: float = 50.0  # the T1 template, which is scaled to 100, lies above it
     picture_tissue: float = 60.0  # above it, tissue between 0 and 255 is grey on a screen
     mr_max: float = 1e9  # a scanner's units are arbitrary, but a value beyond is damage, and drowns all statistics
     hu_min: float = -32768.0

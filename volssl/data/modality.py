@@ -33,7 +33,7 @@ ASK = "say --modality CT or --modality MR"
 def settle_modality(volume: Volume, said: str | None, sample: np.ndarray, limits: Thresholds) -> tuple[str, str]:
     """The modality of a volume whose format cannot say it, and a note on how it was told; empty where it was said.
 
-    What the user says goes first, then the sidecar, then values that are clear, then names.
+    What the user says goes first, then the sidecar, values that are clear, names, and at last values that are likely.
 
     Args:
         said: by the user.
@@ -56,6 +56,8 @@ def settle_modality(volume: Volume, said: str | None, sample: np.ndarray, limits
         return values, f"the modality {values} was told from the values"
     if name:
         return name, f"the modality {name} was told from the name"
+    if looks_stripped(sample, limits):
+        return "CT", "the modality CT was told from the values: no air, and tissue where the brain lies in HU"
     raise RefusedError("modality_unknown", doubt)
 
 
@@ -93,6 +95,20 @@ def not_in_hu(sample: np.ndarray, limits: Thresholds) -> str:
     if not limits.tissue_min_hu <= middle <= limits.tissue_max_hu:
         return f"There is no air, and the middle of the tissue is {middle:g} HU: water is 0 in HU."
     return ""
+
+
+def looks_stripped(sample: np.ndarray, limits: Thresholds) -> bool:
+    """Whether a volume without air is likely a CT of the brain alone, on a background of zeros.
+
+    It has values below zero, which MR has only where it was filtered or standardised; then its tissue is spread wider,
+    or lies elsewhere.
+    """
+    tissue = sample[sample != 0]
+    if sample.min() >= 0 or tissue.size > (1 - limits.background_min_share) * sample.size:
+        return False
+    inside = ((tissue >= 0) & (tissue <= limits.brain_max_hu)).mean()
+    low, high = limits.brain_median_min_hu, limits.brain_median_max_hu
+    return bool(inside >= limits.brain_min_share and low <= np.median(tissue) <= high)
 
 
 def looks_shifted(sample: np.ndarray) -> bool:
