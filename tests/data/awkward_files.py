@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import SimpleITK
 from scipy import ndimage
 
 from tests.data.awkward import Case
-from tests.data.sources import block, write_nifti
+from tests.data.sources import block, write_nifti, write_series
 
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
 SEEDS = 1000  # these volumes' own: two cases of equal voxels would be one volume
@@ -88,6 +89,41 @@ def _renamed(array: np.ndarray, written: str, name: str) -> Callable[[Path], obj
         (folder / written).rename(folder / name)
 
     return build
+
+
+def _itk_renamed(array: np.ndarray, written: str, name: str) -> Callable[[Path], object]:
+    def build(folder: Path) -> None:
+        write_itk(array, written)(folder)
+        (folder / written).rename(folder / name)
+
+    return build
+
+
+def _dicom_called(array: np.ndarray, folder_name: str, ending: str, study: int) -> Callable[[Path], object]:
+    def build(folder: Path) -> None:
+        write_series(folder / folder_name, array, study=study)
+        for path in list((folder / folder_name).iterdir()):
+            path.rename(path.with_name(path.name + ending))
+
+    return build
+
+
+def _in_microns(folder: Path) -> None:
+    image = nib.Nifti1Image(hu(60), np.diag([2000.0, 2000, 3000, 1]))
+    image.header.set_xyzt_units("micron", "sec")
+    nib.save(image, folder / "S1.nii.gz")
+
+
+def _packed_by_bzip2(folder: Path) -> None:
+    header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 24 20 12\nendian: little\nencoding: bzip2\n\n"
+    (folder / "S1.nrrd").write_bytes(header.encode() + bz2.compress(hu(61).tobytes(order="F")))
+
+
+def _part_elsewhere(folder: Path) -> None:
+    (folder / "in").mkdir()
+    hu(62).tofile(folder / "voxels")
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 24 20 12\nElementType = MET_SHORT\n"
+    (folder / "in" / "S1.mhd").write_text(header + "ElementDataFile = ../voxels\n")
 
 
 def _nifti_2(folder: Path) -> None:
@@ -315,6 +351,15 @@ CASES = [
     Case("suffix_in_capitals", _renamed(hu(0), "S1.nii.gz", "S1.NII.GZ"), expect=same(hu(0))),
     Case("gzip_that_is_called_nii", _renamed(hu(1), "S1.nii.gz", "S1.nii"), expect=same(hu(1))),
     Case("plain_that_is_called_nii_gz", _renamed(hu(2), "S1.nii", "S1.nii.gz"), expect=same(hu(2))),
+    Case("nifti_without_suffix", _renamed(hu(54), "S1.nii.gz", "S1"), expect=same(hu(54))),
+    Case("nrrd_without_suffix", _itk_renamed(hu(55), "S1.nrrd", "S1"), expect=same(hu(55))),
+    Case("metaimage_without_suffix", _itk_renamed(hu(56), "S1.mha", "S1.v2"), expect=same(hu(56))),
+    Case("dicom_called_labels", _dicom_called(hu(57), "labels", ".dcm", 957), expect=same(hu(57))),
+    Case("dicom_called_pictures", _dicom_called(hu(58), "s", ".jpg", 958), expect=same(hu(58))),
+    Case("dicom_called_masks", _dicom_called(hu(59), "s", "_mask", 959), expect=same(hu(59))),
+    Case("lengths_in_microns", _in_microns, notes=("lengths in microns",), expect=same(hu(60))),
+    Case("packed_by_bzip2", _packed_by_bzip2, stored=0, reasons={"transfer_syntax": 1}),
+    Case("raw_part_elsewhere", _part_elsewhere, stored=0, reasons={"missing_part": 1, "unknown_format": 1}),
     Case("nifti_2", _nifti_2, expect=same(hu(3))),
     Case("pair_of_header_and_image", _big_endian_pair, expect=same(hu(4))),
     Case("pair_gzipped", _gzipped_pair, expect=same(hu(5))),
@@ -370,7 +415,13 @@ CASES = [
         notes=("the modality CT was told from its JSON sidecar",),
         expect=same(brain(41)),
     ),
-    Case("stripped_and_unnamed", nifti(brain(42)), stored=0, reasons={"modality_unknown": 1}),
+    Case(
+        "stripped_and_unnamed",
+        nifti(brain(42)),
+        notes=("the modality CT was told from the values", "no air"),
+        expect=same(brain(42)),
+    ),
+    Case("stripped_and_stretched", nifti(brain(53) * 7), stored=0, reasons={"modality_unknown": 1}),
     Case("sidecar_of_another_kind", _sidecar("PT", brain(43)), stored=0, reasons={"modality": 1}),
     Case("clear_values_beat_names", nifti(hu(44), name="T1w.nii.gz"), expect=same(hu(44))),
     Case(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import struct
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import SimpleITK
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from rich.console import Console
@@ -49,7 +53,7 @@ def test_files_are_read_by_suffix_or_by_their_mark(tmp_path: Path) -> None:
         ("masks/S1.nii.gz", True),
         ("x/Labels/S1.nii.gz", True),
         ("segmentations/liver.nii.gz", True),
-        ("seg/IM1.dcm", True),
+        ("seg/IM1.dcm", False),
         ("S1_mask.nii.gz", True),
         ("S1-seg.nii.gz", True),
         ("S1.label.nrrd", True),
@@ -64,6 +68,50 @@ def test_masks_are_told_by_folder_or_name(tmp_path: Path, name: str, mask: bool)
     put(tmp_path, name)
     found = discover([tmp_path])
     assert (len(found.files), found.passed_over["masks"]) == ((0, 1) if mask else (1, 0))
+
+
+def test_dicom_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    suffixes = (".txt", ".jpg", ".csv", ".json", ".xml", ".zip", ".gz", ".key", ".pdf", ".raw")
+    put(tmp_path, "labels/IM1", "masks/a/IM2.ima", "seg/IM_3", "IM4_mask", "IM5-seg.dcm", data=DICOM)
+    put(tmp_path, *(f"s/IM{suffix}" for suffix in suffixes), "s/parts.mhd", data=DICOM)
+    put(tmp_path, "DICOMDIR", ".IM6", ".cache/IM7", data=DICOM)
+    found = discover([tmp_path])
+    assert sum(file.format == "dicom" for file in found.files) == 5 + len(suffixes)
+    assert found.passed_over == {"hidden files and directory records": 2, "hidden folders": 1}
+
+
+def without_suffix(folder: Path) -> dict[str, str]:
+    """Writes a volume file of each kind under a name that does not say it; and returns their formats."""
+    folder.mkdir(parents=True)
+    big = nib.Nifti1Header(endianness=">")
+    nib.save(nib.Nifti1Image(block(0), np.eye(4)), folder / "a.nii")
+    nib.save(nib.Nifti1Image(block(0).astype(">i2"), np.eye(4), big), folder / "b.nii")
+    nib.save(nib.Nifti2Image(block(0), np.eye(4)), folder / "c.nii")
+    nib.save(nib.Nifti1Image(block(0), np.eye(4)), folder / "d.nii.gz")
+    nib.save(nib.Nifti2Image(block(0), np.eye(4)), folder / "e.nii.gz")
+    for name in ("f.nrrd", "g.mha"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(block(0)), str(folder / name))
+    plain = (folder / "a.nii").read_bytes()
+    (folder / "h.xyz").write_bytes(gzip.compress(plain, compresslevel=0))
+    for path in list(folder.iterdir()):
+        path.rename(folder / path.name[0])
+    return {**dict.fromkeys("abcdeh", "nifti"), "f": "nrrd", "g": "metaimage"}
+
+
+def test_volume_files_without_a_suffix_are_told_by_their_first_bytes(tmp_path: Path) -> None:
+    formats = without_suffix(tmp_path / "in")
+    assert {file.path.name: file.format for file in discover([tmp_path]).files} == formats
+    (tmp_path / "in" / "a").rename(tmp_path / "in" / "a_mask")  # rules for masks hold for them as well
+    assert discover([tmp_path]).passed_over == {"masks": 1}
+
+
+def test_raw_parts_that_a_source_claims_are_not_passed_over(tmp_path: Path) -> None:
+    put(tmp_path, "S1.mhd", "S1.raw", "part7.raw")
+    found = discover([tmp_path])
+    found.claim([tmp_path / "S1.mhd", tmp_path / "S1.raw"])
+    assert found.passed_over == {"raw parts of a header file": 1}
+    found.claim([tmp_path / "part7.raw", tmp_path / "S1.raw"])
+    assert found.passed_over == {}
 
 
 def test_a_file_named_outright_is_read_whatever_its_name(tmp_path: Path) -> None:
@@ -173,9 +221,15 @@ def test_a_slice_without_preamble_and_meta_header_is_told(tmp_path: Path) -> Non
         struct.pack("<HHI", 8, 5, 4_000_000_000) + bytes(500),  # a length that nothing has
         struct.pack("<HHI", 8, 0x60, 2) + b"CT" + struct.pack("<HHI", 0x10, 0x10, 4),  # begins too late
         struct.pack("<HH2sH", 2, 0, b"ZZ", 4) + bytes(500),  # no such kind of value
+        struct.pack("<i", 348) + bytes(336) + b"n+1\0" + bytes(200),  # NIfTI's mark in the wrong place
+        struct.pack("<i", 349) + bytes(340) + b"n+1\0" + bytes(200),
+        gzip.compress(b"a text" * 200),
+        gzip.compress(bytes(1000))[:12] + b"\xff" * 40,  # a gzip that does not unpack
+        b"NRRD is a format",
+        b"ObjectType = Mesh\nNDims = 3\n",
     ],
 )
-def test_what_only_resembles_dicom_is_not_taken_for_it(tmp_path: Path, data: bytes) -> None:
+def test_what_only_resembles_a_scan_is_not_taken_for_it(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "unknown").write_bytes(data)
     found = discover([tmp_path])
     assert ([file.format for file in found.files], found.readable, found.passed_over) == ([UNKNOWN], [], {})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from volssl.data.dicom.mark import is_dicom
+from volssl.data.dicom.mark import begins_as_dicom
+from volssl.data.formats.mark import SNIFFED_BYTES, volume_format
 from volssl.data.keys import plain_name
 from volssl.errors import UserError
 from volssl.progress import counting
@@ -53,6 +54,7 @@ PASSED_OVER = {  # rule, as the user reads it, and the suffixes it takes
 RAW_PARTS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz")
 HEADERS = (".hdr", ".hdr.gz", ".mhd", ".nhdr")
 HIDDEN = "hidden files and directory records"
+RAW_PART = "raw parts of a header file"
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,27 @@ class Found:
 
 @dataclass
 class Discovery:
-    """The files to read, in a fixed order, and how many were passed over by each rule."""
+    """The files to read, in a fixed order, and how many were passed over by each rule.
+
+    Attributes:
+        raw_parts: those passed over because a header file lies beside them, which may name them.
+    """
 
     files: list[Found] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
+    raw_parts: set[Path] = field(default_factory=set)
 
     @property
     def readable(self) -> list[Found]:
         """The files of a format that is known."""
         return [one for one in self.files if one.format != UNKNOWN]
+
+    def claim(self, files: Iterable[Path]) -> None:
+        """Count no longer as passed over what turned out to be raw parts of a source that is read."""
+        claimed = self.raw_parts.intersection(files)
+        self.raw_parts -= claimed
+        self.passed_over[RAW_PART] -= len(claimed)
+        self.passed_over += Counter()  # drops a count of none
 
     def passed_over_line(self) -> str:
         """One line for the user; empty where nothing was passed over."""
@@ -107,8 +121,9 @@ def discover(sources: Sequence[Path], *, exclude: Path | None = None) -> Discove
     found = ((root, *one) for root in roots for one in walk.files(root))
     for root, path, siblings in counting(found, "Files found"):
         outright = path == root
-        rule = None if outright else _rule(path.relative_to(root), siblings)
-        kind = None if rule else _format(path)
+        kind, rule = (_format(path), None) if outright else _kind_or_rule(path, path.relative_to(root), siblings)
+        if rule == RAW_PART:
+            discovery.raw_parts.add(path)
         if rule:
             discovery.passed_over[rule] += 1
         else:
@@ -190,18 +205,34 @@ class Walk:
             yield Path(path), siblings
 
 
-def _rule(relative: Path, siblings: Set[str]) -> str | None:
-    """The rule that passes a file over, by its name and its neighbours'; None where it may be one to read."""
+def _kind_or_rule(path: Path, relative: Path, siblings: Set[str]) -> tuple[str | None, str | None]:
+    """What a file is read as, or the rule that passes it over.
+
+    Rules for names hold for what is no DICOM: that says of itself what it is, whatever it is called.
+    """
     name = relative.name.lower()
     if name.startswith(".") or name == "dicomdir":
-        return HIDDEN
+        return None, HIDDEN
+    kind = _format(path)
+    if kind == "dicom":
+        return kind, None
+    if rule := _rule_of_suffix(name, siblings):
+        return None, rule
+    return kind, "masks" if kind and _is_mask(relative) else None
+
+
+def _rule_of_suffix(name: str, siblings: Set[str]) -> str | None:
+    if name.endswith(tuple(FORMATS)):
+        return None
     if name.endswith(RAW_PARTS):
-        return "raw parts of a header file" if _has_header(name, siblings) else None
-    for rule, suffixes in PASSED_OVER.items():
-        if name.endswith(suffixes) and not name.endswith(tuple(FORMATS)):
-            return rule
+        return RAW_PART if _has_header(name, siblings) else None
+    return next((rule for rule, suffixes in PASSED_OVER.items() if name.endswith(suffixes)), None)
+
+
+def _is_mask(relative: Path) -> bool:
+    """Whether a volume file's name, or that of a folder it lies in, says that it holds labels."""
     in_mask_folder = any(part.lower() in MASK_FOLDERS for part in relative.parts[:-1])
-    return "masks" if in_mask_folder or MASK_STEM.search(plain_name(relative.name)) else None
+    return in_mask_folder or MASK_STEM.search(plain_name(relative.name)) is not None
 
 
 def _has_header(name: str, siblings: Set[str]) -> bool:
@@ -213,9 +244,27 @@ def _has_header(name: str, siblings: Set[str]) -> bool:
 
 
 def _format(path: Path) -> str | None:
-    """What a file is read as: by its suffix, and where that says nothing, by how a DICOM file begins."""
+    """What a file is read as: by its suffix, and where that does not say it, by its first bytes.
+
+    What cannot be opened counts as DICOM: the reader of headers then says so in `rejected.csv`.
+    """
     name = path.name.lower()
     for suffix, kind in FORMATS.items():
         if name.endswith(suffix):
             return kind
-    return "dicom" if name.endswith(DICOM_SUFFIXES) or is_dicom(path) else None
+    if name.endswith(DICOM_SUFFIXES):
+        return "dicom"
+    try:
+        data = _first_bytes(path)
+    except OSError:
+        return "dicom"
+    return "dicom" if begins_as_dicom(data) else volume_format(data)
+
+
+def _first_bytes(path: Path) -> bytes:
+    """Read without a buffer: among a million files its making would cost more than the reading."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, SNIFFED_BYTES)
+    finally:
+        os.close(descriptor)

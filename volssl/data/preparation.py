@@ -141,7 +141,6 @@ def prepare(
     _check_folder(store)
     roots = [Path(source) for source in sources]
     discovery = discover(roots, exclude=store)
-    _tell_passed_over(discovery)
     if not discovery.files:
         raise UserError(_nothing(roots, discovery, Counter()))
     workers = min(os.cpu_count() or 1, 8) if workers is None else workers
@@ -154,6 +153,8 @@ def prepare(
             summary = PrepareSummary(store, passed_over=discovery.passed_over)
             writer = Writer(store, secret, modality, oblique)
             gathered = gather(discovery.files, hands)
+            discovery.claim(file for source in gathered if not isinstance(source, Refused) for file in source.files)
+            _tell_passed_over(discovery)
             due = _due(gathered, writer, ledger, summary)
             if due:
                 say(f"{estimate([one for one, _ in due], store, workers)}.")

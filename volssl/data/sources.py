@@ -73,10 +73,11 @@ def gather(files: Sequence[Found], hands: Crew) -> list[Source | Refused]:
     for parts in _headers(read_volume_headers, volumes, "Reading volume headers", hands, refused):
         sources += parts
     sources += grouped(chain.from_iterable(_headers(read_headers, slices, "Reading DICOM headers", hands, refused)))
+    parts_of_sources = {path for source in sources for path in source.files}
     for one in files:
-        if one.format == UNKNOWN:
+        if one.format == UNKNOWN and one.path not in parts_of_sources:
             refused.append(Refused(one, *(LONE_PART if one.path.name.lower().endswith(RAW_PARTS) else OTHER_KIND)))
-    named = {path for source in sources for path in source.files} | {one.found.path for one in refused}
+    named = parts_of_sources | {one.found.path for one in refused}
     refused += [Refused(one, "failed", "No reader made a volume of it.") for one in files if one.path not in named]
     return [*sources, *refused]
 

@@ -23,6 +23,7 @@ NRRD_FIELDS = {
     *("centerings", "labels", "units", "kinds", "space", "spacedimension", "spaceunits", "spaceorigin"),
     *("spacedirections", "measurementframe", "sampleunits"),
 }
+ENCODINGS = {"raw": False, **dict.fromkeys(("txt", "text", "ascii", "hex"), False), "gz": True, "gzip": True}
 SERIES_KINDS = ("list", "time")  # of an NRRD axis that counts volumes; other kinds make vectors and colours
 PATTERN = re.compile(r"(?P<pattern>\S*%0?\d{0,2}d\S*)\s+(?P<first>\d+)\s+(?P<last>\d+)(\s+(?P<step>\d+))?")
 
@@ -91,7 +92,7 @@ def _layout(path: Path) -> Layout:
     check_bytes(0, files, compressed=compressed)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.SetImageIO("NrrdImageIO" if path.name.lower().endswith(("nrrd", "nhdr")) else "MetaImageIO")
+    reader.SetImageIO("NrrdImageIO" if "magic" in fields else "MetaImageIO")  # the name need not say it
     reader.ReadImageInformation()
     components = reader.GetNumberOfComponents()
     sizes = list(reader.GetSize())
@@ -152,14 +153,15 @@ def _check_text(line: str) -> None:
 
 
 def _files(path: Path, fields: dict[str, str], rest: list[str]) -> tuple[tuple[Path, ...], bool]:
-    """Where the voxels lie, and whether they are compressed.
+    """Where the voxels lie, below the header's own folder, and whether they are compressed.
 
     Raises:
-        RefusedError: the header names more parts than anyone would make.
+        RefusedError: the header names more parts than anyone would make, one outside of its folder, or a compression
+            that is not read.
     """
     if "magic" in fields:
         value = fields.get("datafile", "")
-        compressed = fields.get("encoding", "raw").lower() not in ("raw", "txt", "text", "ascii", "hex")
+        compressed = _is_compressed(fields.get("encoding", "raw").lower())
     else:
         value = "" if fields["elementdatafile"].upper() == "LOCAL" else fields["elementdatafile"]
         compressed = fields.get("compresseddata", "").lower() in ("true", "1")
@@ -171,4 +173,20 @@ def _files(path: Path, fields: dict[str, str], rest: list[str]) -> tuple[tuple[P
         names = [pattern["pattern"] % number for number in numbers[: RAW_PARTS_MAX + 1]]
     if len(names) > RAW_PARTS_MAX or not names:
         raise RefusedError("unreadable", "The header names no raw part, or too many.")
-    return tuple(path.parent / name for name in names), compressed
+    files = tuple(path.parent / name for name in names)
+    # A header that came from elsewhere must not make any file of this machine a scan.
+    if any(".." in Path(name).parts for name in names) or not all(file.is_relative_to(path.parent) for file in files):
+        raise RefusedError("missing_part", "The header names a raw part outside of its own folder: move it there.")
+    return files, compressed
+
+
+def _is_compressed(encoding: str) -> bool:
+    """Whether an NRRD file of this encoding is gzipped.
+
+    Raises:
+        RefusedError: it is packed in another way.
+    """
+    if encoding not in ENCODINGS:
+        named = "bzip2" if encoding in ("bz2", "bzip2") else "of its header"
+        raise RefusedError("transfer_syntax", f"The encoding {named} is not read: save the file with gzip, or raw.")
+    return ENCODINGS[encoding]

@@ -13,12 +13,13 @@ import nibabel as nib
 import numpy as np
 
 from volssl.data.formats.declared import VolumeHeader, check_bytes, volume_axes
+from volssl.data.formats.mark import GZIP_MARK
 from volssl.data.volume import Origin, RefusedError, Volume, has_inverse, oriented
 
-GZIP_MARK = b"\x1f\x8b"
 CHUNK_VOXELS = 1 << 20
 TAIL_BYTES = 1 << 26  # after the voxels: read for the sake of gzip's checksum, within reason
 VECTOR_INTENTS = (1005, 1006, 1007, 2003, 2004)  # symmetric matrix, displacement, vector, RGB, RGBA
+UNITS = {1: ("metres", 1e3), 3: ("microns", 1e-3)}  # the header's codes of lengths other than mm, and mm in each
 APART_MM = 0.5  # of sform and qform at a corner of the volume: less is rounding
 
 _HEADERS = {
@@ -63,7 +64,10 @@ def read_volume(path: Path, origin: Origin, part: int | None) -> Volume:
         RefusedError: the file is damaged, or has no place in space.
     """
     layout = _layout(path)
-    affine, notes = _affine(layout)
+    unit, mm = UNITS.get(int(layout.header["xyzt_units"]) % 8, ("", 1.0))  # the upper bits are the unit of time
+    affine, notes = _affine(layout, np.diag([mm, mm, mm, 1.0]))
+    if unit:
+        notes = (*notes, f"the header gives lengths in {unit}: they were brought to mm")
     return oriented(_voxels(layout, part or 0), affine, modality=None, origin=origin, notes=notes)
 
 
@@ -91,7 +95,13 @@ def _layout(path: Path) -> Layout:
 
 
 def _image_of(path: Path) -> Path:
-    """The `.img` of a `.hdr`."""
+    """The `.img` of a `.hdr`.
+
+    Raises:
+        RefusedError: it is not there, or the header is called something else.
+    """
+    if ".hdr" not in path.name.lower():
+        raise RefusedError("missing_part", "It begins as the header of a pair, and its name does not end in .hdr.")
     stem = path.name[: path.name.lower().rindex(".hdr")]
     for suffix in (".img", ".IMG", ".img.gz"):
         if path.with_name(stem + suffix).exists():
@@ -99,16 +109,16 @@ def _image_of(path: Path) -> Path:
     raise RefusedError("missing_part", "The .img file of this .hdr file is not beside it.")
 
 
-def _affine(layout: Layout) -> tuple[np.ndarray, tuple[str, ...]]:
+def _affine(layout: Layout, to_mm: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Index to RAS mm by nibabel's rule, sform before qform; and notes on what was in doubt."""
     header = layout.header
-    sform = np.asarray(header.get_sform()) if int(header["sform_code"]) > 0 else None
+    sform = to_mm @ header.get_sform() if int(header["sform_code"]) > 0 else None
     try:
-        qform = np.asarray(header.get_qform()) if int(header["qform_code"]) > 0 else None
+        qform = to_mm @ header.get_qform() if int(header["qform_code"]) > 0 else None
     except ValueError:  # a quaternion longer than one
         qform = None
     if sform is None and qform is None:
-        affine = np.asarray(header.get_base_affine())
+        affine = to_mm @ header.get_base_affine()
         return affine, ("the header gives no orientation: its axes were taken to run left, anterior, superior",)
     if sform is None or qform is None:
         return cast(np.ndarray, qform if sform is None else sform), ()

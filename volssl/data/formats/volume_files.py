@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,10 @@ from volssl.data.volume import Origin, RefusedError, Volume
 
 __all__ = ["LPS_TO_RAS", "VolumeFile", "itk_affine", "read_volume_headers"]
 
+BROKEN = {
+    "header": "The header is damaged, or says what its reader does not know.",
+    "voxels": "The voxels cannot be decoded: they are damaged or cut short.",
+}
 T = TypeVar("T")
 
 
@@ -86,7 +92,7 @@ class VolumeFile:
             sidecar_modality=modality_of_sidecar(self._sidecar),
             name_modality=modality_of_names(self._names),
         )
-        volume: Volume = _guarded(self.found, lambda: _format_of(self.found).read_volume(self.path, origin, self.part))
+        volume: Volume = _guarded("voxels", lambda: _format_of(self.found).read_volume(self.path, origin, self.part))
         return volume if self.part is None else volume.noting(f"part {self.part + 1} of {self.parts}")
 
     @property
@@ -106,7 +112,7 @@ def read_volume_headers(found: Sequence[Found]) -> list[tuple[VolumeFile, ...] |
 
 def _volumes_of(found: Found) -> tuple[VolumeFile, ...] | RefusedError:
     try:
-        header = _guarded(found, lambda: _format_of(found).read_header(found.path))
+        header = _guarded("header", lambda: _format_of(found).read_header(found.path))
     except RefusedError as refusal:
         return refusal
     parts = range(header.parts) if header.parts > 1 else (None,)
@@ -117,18 +123,25 @@ def _format_of(found: Found) -> ModuleType:
     return nifti if found.format == "nifti" else itk
 
 
-def _guarded(found: Found, read: Callable[[], T]) -> T:
-    """What `read` returns; whatever else than a refusal it raises becomes one."""
+def _guarded(what: str, read: Callable[[], T]) -> T:
+    """What `read` returns; whatever else than a refusal it raises becomes one.
+
+    Args:
+        what: is read: `header` or `voxels`.
+    """
     try:
         return read()
     except RefusedError:
         raise
     except MemoryError as error:
         raise RefusedError("unreadable", "The header asks for more memory than there is.") from error
-    # A damaged file makes readers raise nearly anything; their texts may hold the path: only the class is told.
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RefusedError("unreadable", "The compressed data is damaged or cut short.") from error
+    except OSError as error:
+        raise RefusedError("unreadable", "The file is not there, or may not be opened.") from error
+    # A damaged file makes readers raise nearly anything, and their texts may hold the path: neither is told.
     except Exception as error:
-        sentence = f"The {found.format} reader failed with {type(error).__name__}."
-        raise RefusedError("unreadable", sentence) from error
+        raise RefusedError("unreadable", BROKEN[what]) from error
 
 
 def _stamp(path: Path) -> str:
