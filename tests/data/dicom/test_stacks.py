@@ -200,6 +200,7 @@ def test_mr_numbered_as_it_was_taken_stays_whole_where_slices_do_not_overlap(
     [
         (range(1, 13), range(13, 25), "order of instance numbers"),
         (range(12, 0, -1), range(13, 25), "order of instance numbers"),
+        (range(1, 13), range(24, 12, -1), "order of instance numbers"),
         (range(1, 13), range(1, 13), "equal instance numbers"),
     ],
 )
