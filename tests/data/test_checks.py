@@ -16,7 +16,7 @@ from scipy import ndimage
 from tests.data.sources import block
 from volssl.data import checks
 from volssl.data.checks import THRESHOLDS, check
-from volssl.data.modality import modality_of_names, modality_of_sidecar
+from volssl.data.modality import looks_stripped, modality_of_names, modality_of_sidecar
 from volssl.data.oblique import oblique_degrees, shear_degrees
 from volssl.data.volume import Origin, RefusedError, Volume, oriented
 
@@ -179,12 +179,14 @@ def test_a_sidecar_of_another_modality_is_a_refusal_until_the_user_says_otherwis
         (np.where(brain() > 10, brain() + 30, brain() - 5), "and at 65"),
         (np.where(brain() == 0, 0, brain() - 25), "and at 10"),
         (np.where(brain() == 0, 0, (brain() - 35) * 6 + 35), "a third of the tissue lies above 100 or below 0"),
-        (np.where(brain() == 0, noise().normal(0, 2, (20, 20, 20)), brain()), "the background is noise"),
+        (noise().normal(35, 12, (20, 20, 20)), "there is no background of zeros"),
     ],
 )
 def test_values_below_zero_alone_do_not_make_a_stripped_ct(values: np.ndarray, doubt: str) -> None:
     assert values.min() < 0
     assert refusal(values.astype(np.float32)).reason == "modality_unknown", doubt
+    assert looks_stripped(brain(), THRESHOLDS)
+    assert not looks_stripped(np.maximum(brain(), 0), THRESHOLDS)  # as MR of that scale would be
 
 
 @pytest.mark.parametrize(
