@@ -166,6 +166,20 @@ def _taken_in_turns(dataset: Dataset, index: int) -> None:
     dataset.AcquisitionTime = dataset.ContentTime = f"1010{index // 2 + 30 * (index % 2):02d}"
 
 
+def _shifted_up(stored: np.ndarray, *, signed: bool = False) -> Edit:
+    """Twelve bits at the upper end of sixteen, as HighBit says; what lies below them is no picture."""
+    below = np.random.RandomState(8).randint(0, 16, stored.shape).astype(np.uint16)
+    edit = stored_as((stored.astype(np.uint16) << 4) | below, 12, signed=signed)
+    return both(edit, setting(HighBit=15))
+
+
+def _inverted(seed: int, *, signed: bool = False) -> Edit:
+    """MONOCHROME1 whose stored values are inverted in twelve bits; slope and intercept are those of the picture."""
+    stored, ends, intercept = np.clip(block(seed), -1024, 2047) + (0 if signed else 1024), -1 if signed else 4095, -1024
+    edit = stored_as((ends - stored).astype(np.int16), 12, signed=signed)
+    return both(edit, setting(PhotometricInterpretation="MONOCHROME1", RescaleIntercept=0 if signed else intercept))
+
+
 def _own_slope(seed: int) -> Edit:
     hu = block(seed)
 
@@ -509,6 +523,18 @@ CASES = [
         expect=volumes(block(4050)),
     ),
     Case(
+        "inverted_ct_becomes_hu",
+        one(4123, _inverted(4123)),
+        notes=("only so are they Hounsfield units",),
+        expect=volumes(np.clip(block(4123), -1024, 2047)),
+    ),
+    Case(
+        "inverted_signed_ct_becomes_hu",
+        one(4124, _inverted(4124, signed=True)),
+        notes=("only so are they Hounsfield units",),
+        expect=volumes(np.clip(block(4124), -1024, 2047)),
+    ),
+    Case(
         "inverted_mr_is_turned",
         one(4051, both(as_mr, setting(PhotometricInterpretation="MONOCHROME1"))),
         notes=("MONOCHROME1) was turned",),
@@ -523,6 +549,23 @@ CASES = [
         "sign_not_carried_on",
         one(4053, both(stored_as(RANGE_12.astype(np.uint16) & 0xFFF, 12, signed=True), setting(RescaleIntercept=0))),
         expect=volumes(RANGE_12),
+    ),
+    Case(
+        "bits_at_the_upper_end",
+        one(4125, _shifted_up(block(4125) + 1024)),
+        expect=volumes(block(4125)),
+    ),
+    Case(
+        "signed_bits_at_the_upper_end",
+        one(4126, both(_shifted_up(block(4126), signed=True), setting(RescaleIntercept=0))),
+        expect=volumes(block(4126)),
+    ),
+    Case(
+        "deflated_bits_at_the_upper_end",
+        lambda folder: write_as(
+            folder, block(4127), SYNTAXES["deflated"], study=4127, edit=_shifted_up(block(4127) + 1024)
+        ),
+        expect=volumes(block(4127)),
     ),
     Case("eight_bits", one(4054, both(as_mr, stored_as(BYTES, 8))), expect=volumes(BYTES)),
     Case(
@@ -613,6 +656,7 @@ CASES = [
         expect=volumes(block(4075)),
     ),
     Case("size_absurd", _rows_absurd, reasons={"pixels": 1}, expect=volumes(block(4072)[..., :11])),
+    Case("pixels_left_out", one(4128, lambda dataset, _: delattr(dataset, "PixelData")), 0, {"pixels": 1}),
     Case("slice_cut_short", _cut_short, 0, {"pixels": 1}),
     Case(
         "place_no_number",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import RLELossless
 
-from tests.data.dicom.test_series import read, refusal
+from tests.data.dicom.test_series import read, refusal, sources
 from tests.data.dicom_sources import SYNTAXES, as_mr, both, setting, stored_as, write_as, write_enhanced
 from tests.data.sources import block, write_series
 from volssl.data.dicom import pixels
@@ -40,15 +41,48 @@ def test_signed_values_keep_their_sign_in_every_syntax(tmp_path: Path, name: str
     np.testing.assert_array_equal(read(tmp_path).array, hu)
 
 
-def test_a_syntax_without_decoder_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("syntax", "told"),
+    [
+        ("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile / Main Level (1.2.840.10008.1.2.4.100)."),
+        ("1.2.3.4.5", "the transfer syntax 1.2.3.4.5."),
+        ("Doe^Jane", "told, which is no UID."),
+    ],
+)
+def test_a_syntax_without_decoder_is_named(tmp_path: Path, syntax: str, told: str) -> None:
     write_as(tmp_path, block(3, (40, 36, 6)), SYNTAXES["jpeg_2000"], study=3)
-    for path in tmp_path.iterdir():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in tmp_path.iterdir():
+            dataset = pydicom.dcmread(path)
+            dataset.file_meta.TransferSyntaxUID = syntax
+            dataset.save_as(path, implicit_vr=False, little_endian=True)
+        refused = refusal(tmp_path)
+    assert refused.reason == "transfer_syntax"
+    assert refused.sentence.endswith(told)
+
+
+def test_what_is_wrong_with_pixels_is_told_in_words(tmp_path: Path) -> None:
+    left_out, lacking, damaged = (tmp_path / name for name in ("left_out", "lacking", "damaged"))
+    write_series(left_out, block(10), study=10, edit=lambda dataset, _: delattr(dataset, "PixelData"))
+    write_as(lacking, block(11), RLELossless, study=11)
+    write_as(damaged, block(12), RLELossless, study=12)
+    for path in lacking.iterdir():
         dataset = pydicom.dcmread(path)
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"
+        del dataset.PhotometricInterpretation
         dataset.save_as(path)
-    told = refusal(tmp_path)
-    assert told.reason == "transfer_syntax"
-    assert "MPEG2 Main Profile" in told.sentence
+    for path in damaged.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PixelData = encapsulate([b"\xff" * 200])
+        dataset.save_as(path)
+    assert refusal(left_out).sentence == "The file of a slice has no pixels, or is cut short before they end."
+    assert "lacks a tag" in refusal(lacking).sentence
+    assert "are damaged, or not in the transfer syntax" in refusal(damaged).sentence
+    (series,) = sources(left_out)
+    for path in left_out.iterdir():
+        path.unlink()
+    with pytest.raises(RefusedError, match="cannot be read: No such file or directory"):
+        series.read()
 
 
 @pytest.mark.parametrize("has_offsets", [True, False])

@@ -275,3 +275,8 @@ def test_a_tilt_that_moves_every_origin_leaves_the_stack_whole(slice_header: Hea
         for index, one in enumerate(stack(slice_header, np.arange(0, 120, 3.0)))
     ]
     assert lengths(grouped(tilted)) == [40]
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_few_slices_are_one_stack(slice_header: Header, count: int) -> None:
+    assert lengths(grouped(numbered(stack(slice_header, np.arange(count) ** 2), range(count)))) == [count]

@@ -100,6 +100,7 @@ class Header:
         frames: how many the file holds.
         syntax: transfer syntax UID.
         pixels_at: offset in the file of the pixels of frame 0, where they lie there as they are; else None.
+        high_bit: the highest bit of a stored value, from 0; mostly the one below `bits_stored`.
         signed: whether stored values are.
         row_spacing_mm, column_spacing_mm: distance between rows, and between columns.
         orientation: direction of a row, then of a column, in LPS.
@@ -134,6 +135,7 @@ class Header:
     pixels_at: int | None
     bits_allocated: int
     bits_stored: int
+    high_bit: int
     signed: bool
     lossy: bool
     row_spacing_mm: float | None
@@ -179,9 +181,14 @@ def _headers_or_refusal(found: Found, shared: dict[object, object]) -> tuple[Hea
         return refusal
     except InvalidDicomError:
         return RefusedError("unreadable", "The file lacks the mark of a DICOM file.")
-    # A damaged file makes the parser raise nearly anything; its texts may hold names, so only the class is told.
+    # A damaged file makes the parser raise nearly anything; its texts may hold names, so none is told.
     except Exception as error:  # noqa: BLE001
-        return RefusedError("unreadable", f"The DICOM header cannot be read: {type(error).__name__}.")
+        return RefusedError("unreadable", of_system(error) or "The DICOM header is damaged, or cut short.")
+
+
+def of_system(error: Exception) -> str:
+    """What the system says where it refuses to read a file, as a sentence; empty where the error is another."""
+    return f"The file cannot be read: {error.strerror}." if isinstance(error, OSError) and error.strerror else ""
 
 
 @dataclass(frozen=True)
@@ -256,6 +263,8 @@ def _header(file: _File, tags: Tags, frame: int | None, slice_sop: str) -> Heade
     rows, columns = int(tags.number("Rows", 0)), int(tags.number("Columns", 0))
     bits = int(tags.number("BitsAllocated", 16))
     stored = int(tags.number("BitsStored", bits))
+    stored = stored if 0 < stored <= bits else bits
+    high_bit = int(tags.number("HighBit", stored - 1))
     _check_size(rows, columns, bits, file)
     spacing = file.once(tags.place("PixelSpacing", 2))
     slope, intercept = tags.numbers("RescaleSlope", "rescale"), tags.numbers("RescaleIntercept", "rescale")
@@ -282,7 +291,8 @@ def _header(file: _File, tags: Tags, frame: int | None, slice_sop: str) -> Heade
         syntax=file.once(file.syntax),
         pixels_at=file.pixels_at,
         bits_allocated=bits,
-        bits_stored=stored if 0 < stored <= bits else bits,
+        bits_stored=stored,
+        high_bit=high_bit if stored <= high_bit < bits else stored - 1,
         signed=tags.number("PixelRepresentation", 0) == 1,
         lossy=tags.text("LossyImageCompression") == "01",
         row_spacing_mm=spacing[0] if spacing else None,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder, iter_pixels
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, UID_dictionary
 
 from volssl.data.checks import AIR_HU
-from volssl.data.dicom.headers import NATIVE, Header
+from volssl.data.dicom.headers import NATIVE, Header, of_system
 from volssl.data.volume import RefusedError
 
 AT_ONCE = 8  # slices that are written to the volume together: a line of the cache holds no fewer of one row
@@ -33,7 +36,8 @@ def check_decodable(slices: Sequence[Header]) -> None:
                 continue
         except NotImplementedError:
             pass
-        name = UID(syntax).name if syntax in UID_dictionary else "of an unknown name"
+        known, is_uid = syntax in UID_dictionary, re.fullmatch(r"[0-9.]{1,64}", syntax)
+        name = f"{UID(syntax).name} ({syntax})" if known else syntax if is_uid else "told, which is no UID"
         raise RefusedError("transfer_syntax", f"There is no decoder for the transfer syntax {name}.")
     if any(one.bits_allocated not in (8, 16, 32) for one in slices):
         raise RefusedError("pixels", f"Pixels of {slices[0].bits_allocated} bits are not read.")
@@ -74,28 +78,39 @@ def decoded(slices: Sequence[Header]) -> Iterator[np.ndarray]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for _, run in groupby(slices, key=lambda one: one.found.path):
-                yield from _decoded_of_file(list(run))
+            for path, run in groupby(slices, key=lambda one: one.found.path):
+                yield from _decoded_of_file(path, list(run))
     except RefusedError:
         raise
     except MemoryError as error:
         raise RefusedError("pixels", "A slice asks for more memory than there is.") from error
-    # Decoders raise nearly anything on damaged data; their texts may hold the path, so only the class is told.
+    # Decoders raise nearly anything on damaged data; their texts may hold the path, so none is told.
     except Exception as error:
-        raise RefusedError("pixels", f"The pixels of a slice cannot be decoded: {type(error).__name__}.") from error
+        sentence = "The pixels of a slice are damaged, or not in the transfer syntax that the file tells."
+        raise RefusedError("pixels", of_system(error) or sentence) from error
 
 
-def _decoded_of_file(run: list[Header]) -> Iterator[np.ndarray]:
+def _decoded_of_file(path: Path, run: list[Header]) -> Iterator[np.ndarray]:
     if run[0].pixels_at is not None and (run[0].bits_allocated > 8 or run[0].syntax != ExplicitVRBigEndian):
         yield from (_native(one) for one in run)
         return
-    path = run[0].found.path  # of a deflated file pydicom cannot read a frame by its place
-    source = pydicom.dcmread(path) if run[0].syntax == DeflatedExplicitVRLittleEndian else path
+    is_deflated = run[0].syntax == DeflatedExplicitVRLittleEndian  # pydicom cannot read its frames by their place
+    source: Path | Dataset = path
+    if is_deflated:
+        source = pydicom.dcmread(path)
+        source.BitsStored, source.HighBit = source.BitsAllocated, source.BitsAllocated - 1  # pydicom knows no high bit
     frames = iter_pixels(source, indices=[one.frame or 0 for one in run], raw=True)
-    for one, raw in zip(run, frames, strict=True):
-        if raw.shape != (one.rows, one.columns):
-            raise RefusedError("pixels", "A decoded slice has another size than its header says.")
-        yield raw
+    try:
+        for one, raw in zip(run, frames, strict=True):
+            if raw.shape != (one.rows, one.columns):
+                raise RefusedError("pixels", "A decoded slice has another size than its header says.")
+            yield _without_unused_bits(raw.copy(), one) if is_deflated else raw
+    except AttributeError as error:  # pydicom's word for a tag that is missing
+        if "PixelData" in pydicom.dcmread(path, defer_size=1024):
+            sentence = "The file of a slice lacks a tag without which pixels cannot be decoded."
+        else:
+            sentence = "The file of a slice has no pixels, or is cut short before they end."
+        raise RefusedError("pixels", sentence) from error
 
 
 def _native(one: Header) -> np.ndarray:
@@ -112,11 +127,12 @@ def _native(one: Header) -> np.ndarray:
 
 
 def _without_unused_bits(raw: np.ndarray, one: Header) -> np.ndarray:
-    """Stored values alone: bits above them may hold overlays, or a sign that was not carried on (PS3.5, 8.1.1)."""
-    unused = one.bits_allocated - one.bits_stored
-    if unused:
-        raw <<= unused
-        raw >>= unused
+    """Stored values alone: bits above them may hold overlays, or a sign that was not carried on (PS3.5, 8.1.1).
+
+    In older files there may be bits below them, too.
+    """
+    raw <<= one.bits_allocated - 1 - one.high_bit
+    raw >>= one.bits_allocated - one.bits_stored
     return raw
 
 

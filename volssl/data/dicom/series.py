@@ -24,7 +24,8 @@ from volssl.data.dicom.geometry import (
 from volssl.data.dicom.headers import Header
 from volssl.data.dicom.kinds import is_derived, refusal
 from volssl.data.dicom.lines import SLICES_MIN, without_copies
-from volssl.data.dicom.pixels import check_decodable, decoded, fill
+from volssl.data.dicom.monochrome import fill_as_shown
+from volssl.data.dicom.pixels import check_decodable, decoded
 from volssl.data.dicom.stacks import bucket, has_place, stacks_of
 from volssl.data.volume import Origin, RefusedError, Volume, oriented, slices_are_axial
 
@@ -108,8 +109,7 @@ class Series:
         step_mm = even_step(slices)
         affine = stack_affine(slices[0], step_mm)
         tilt = tilt_degrees(slices[0], step_mm)
-        array, counts = fill(_space(slices, affine), slices)
-        array, more = _as_shown(array, slices)
+        array, counts, more = fill_as_shown(lambda: _space(slices, affine), slices)
         notes += _notes(slices, counts) + more
         origin = _origin(slices, self.identity, axial=slices_are_axial(affine))
         if tilt > TILT_MIN_DEGREES:
@@ -218,20 +218,6 @@ def _space(slices: tuple[Header, ...], affine: np.ndarray) -> np.ndarray:
     ras = np.empty([shape[int(axis)] for axis in np.argsort(turn[:, 0])], kind)
     flips = tuple(slice(None, None, int(turn[axis, 1])) for axis in np.argsort(turn[:, 0]))
     return ras[flips].transpose(turn[:, 0].astype(int))
-
-
-def _as_shown(array: np.ndarray, slices: tuple[Header, ...]) -> tuple[np.ndarray, list[str]]:
-    """What MONOCHROME1 means, where low values are shown white (PS3.3, C.7.6.3.1.2).
-
-    It tells how to show the picture, after slope and intercept (C.11.1): Hounsfield units stay what they are. MR has no
-    unit, so that dark is dark in all volumes it is turned within the range of its values.
-    """
-    if slices[0].photometric != "MONOCHROME1":
-        return array, []
-    if slices[0].modality == "CT":
-        return array, ["the picture is to be shown inverted (MONOCHROME1), which changes no Hounsfield unit"]
-    np.subtract(array.min() + array.max(), array, out=array)
-    return array, ["inverted grey (MONOCHROME1) was turned"]
 
 
 def _notes(slices: tuple[Header, ...], counts: Counter[str]) -> list[str]:

@@ -34,6 +34,8 @@ def parts_without_tag(whole: Line, place: dict[int, float]) -> tuple[str, list[L
     Args:
         place: of each slice along the normal in mm, by its `id`.
     """
+    if len(whole.slices) < 2 * SLICES_MIN:
+        return None
     for name, groups in _ways(whole, place):
         if not 2 <= len(groups) <= len(whole.slices) // SLICES_MIN:
             continue
