@@ -236,7 +236,7 @@ def test_a_bad_study_does_not_stop_the_rest_and_is_named(line: Line, mixed: Path
     assert written == sorted([f"{rows[0]['study']}.json", "answers.csv", "paths.csv", "private.key"])
 
 
-def test_a_skull_stripped_ct_is_answered_and_one_without_a_value_below_zero_when_it_is_said_to_be_ct(
+def test_a_skull_stripped_ct_is_answered_and_one_cut_at_zero_when_it_is_said_to_be_ct(
     line: Line, tmp_path: Path
 ) -> None:
     import nibabel
