@@ -115,7 +115,7 @@ def loader_rows(cohort: Cohort, *, quick: bool) -> None:
     to the trainer is what takes longest, and it is the same for all.
     """
     for count in (1, 4):
-        found = rates(cohort, count, rounds=2 if quick else 3, crops=64 if quick else 160)
+        found = rates(cohort, count, rounds=2 if quick else 5, crops=64 if quick else 128)
         median = {name: statistics.median(values) for name, values in found.items() if values}
         ours = median.pop("volssl")
         disk = [name for name in median if "CacheDataset" not in name]

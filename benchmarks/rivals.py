@@ -26,7 +26,7 @@ from volssl.views import RandomCrops
 
 CROP = (96, 96, 96)
 BATCH, WORKERS = 4, 2
-WARM = 16  # crops before the clock starts: workers are up, queues are in their stride
+WARM = 32  # crops before the clock starts: workers are up, queues are in their stride
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,25 @@ def rates(cohort: Cohort, count: int, *, rounds: int, crops: int) -> dict[str, l
         if importlib.util.find_spec("torchio"):
             loaders["TorchIO Queue"] = lambda c, n: torchio(cohort, c, n)
         found: dict[str, list[float]] = {name: [] for name in loaders}
-        for _ in range(rounds):
-            for name, loader in loaders.items():
+        names = list(loaders)
+        for name in names:  # the first crops of all are slow: memory that nobody used before is slow to be had
+            rate(loaders[name](count, WARM + 64))
+        for turn in range(rounds):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 fast = "volssl" in name or "CacheDataset" in name
-                found[name].append(rate(loader(count, WARM + (4 * crops if fast else crops))))
+                found[name].append(rate(loaders[name](count, WARM + (6 * crops if fast else crops))))
         return found
 
 
 def rate(batches: Iterable[int]) -> float:
-    """Crops a second after the first ones."""
-    seen, start = 0, 0.0
+    """Crops a second from the first ones to the last; what workers take to end is not counted."""
+    seen, first, start, now = 0, 0, 0.0, 0.0
     for crops in batches:
+        now = time.perf_counter()
         if seen < WARM <= seen + crops:
-            start, first = time.perf_counter(), seen + crops
+            start, first = now, seen + crops
         seen += crops
-    return (seen - first) / (time.perf_counter() - start)
+    return (seen - first) / (now - start)
 
 
 def ours(cohort: Cohort, count: int, crops: int) -> Iterator[int]:

@@ -263,10 +263,12 @@ def unreadable(path: Path, error: Exception) -> UserError:
 def write_volume(store: Path, volume_id: str, array: np.ndarray, *, affine: np.ndarray, modality: str) -> None:
     """Compress (R, A, S) into the store: a file that is there is whole.
 
+    That it is there is not synced: one that a power cut takes away is read again.
+
     Raises:
         OSError: the disk is full, or the like; nothing is left behind.
     """
-    write_whole(volume_path(store, volume_id), packed(array, affine=affine, modality=modality))
+    write_whole(volume_path(store, volume_id), packed(array, affine=affine, modality=modality), sync_folder=False)
 
 
 def packed(array: np.ndarray, *, affine: np.ndarray, modality: str) -> bytes:
@@ -288,7 +290,7 @@ def packed(array: np.ndarray, *, affine: np.ndarray, modality: str) -> bytes:
     return bytes(volume.to_cframe())
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
     """Write a file aside, sync it, rename it: never half there, and untouched where it is the same already."""
     if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
@@ -302,6 +304,8 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not sync_folder:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
