@@ -104,6 +104,24 @@ def test_killed_and_repeated_it_gives_the_same_store_and_does_nothing_twice(tmp_
     assert files(store) == files(tmp_path / "whole")
 
 
+def test_a_volume_that_a_power_cut_left_short_is_read_again(tmp_path: Path) -> None:
+    cohort, store = write_cohort(tmp_path / "cohort", 6, (70, 70, 40)), tmp_path / "store"
+    prepare([cohort], tmp_path / "whole", workers=0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN.format(cohort=cohort, store=store, workers=0)], stderr=subprocess.DEVNULL
+    )
+    journal = store / JOURNAL
+    while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 3):
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    first, second, *_ = sorted((store / "volumes").glob("*.b2nd"))
+    first.write_bytes(b"")
+    second.write_bytes(second.read_bytes()[:-100])
+    prepare([cohort], store, workers=0)
+    assert files(store) == files(tmp_path / "whole")
+
+
 def test_a_cohort_that_moved_has_the_same_ids_and_is_not_stored_twice(tmp_path: Path) -> None:
     write_cohort(tmp_path / "here", 2)
     write_series(tmp_path / "here" / "volumes" / "D1", block(50))

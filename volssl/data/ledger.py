@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from volssl.data.keys import write_private
 from volssl.data.manifest import Row, table_of
-from volssl.data.store import JOURNAL, MANIFEST, VOLUMES, Store, volume_path, write_whole
+from volssl.data.store import JOURNAL, MANIFEST, VOLUMES, Store, is_whole, sync_to_disk, volume_path, write_whole
 from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
 
@@ -61,6 +61,7 @@ class Ledger:
         self.paths: dict[str, tuple[str, ...]] = {}
         self._by_source: dict[str, str] = {}
         self._by_checksum: dict[str, str] = {}
+        self._unsynced: set[str] = set()
         self._load()
         # It names paths as well: private.
         journal = os.open(store / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -119,6 +120,7 @@ class Ledger:
 
     def fold(self) -> None:
         """Write manifest, refusals and paths, drop volumes that no row names, and end the journal."""
+        self._sync_volumes()
         table = table_of(list(self.rows.values()))
         write_whole(self.store / MANIFEST, _parquet(table))
         refused = [asdict(self.rejected[key]) for key in sorted(self.rejected)]
@@ -140,6 +142,12 @@ class Ledger:
         journal = self.store / JOURNAL
         if journal.exists() and not journal.stat().st_size:
             journal.unlink()
+
+    def _sync_volumes(self) -> None:
+        """Before the manifest names them, the new volumes are on the disk."""
+        for volume_id in sorted(self._unsynced & self.rows.keys()):
+            sync_to_disk(volume_path(self.store, volume_id))
+        sync_to_disk(self.store / VOLUMES)
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._journal.write(json.dumps(entry) + "\n")
@@ -167,6 +175,7 @@ class Ledger:
                 if replaced["checksum"] != row["checksum"]:
                     row["group"] = None
         self.rejected.pop(row["source"], None)
+        self._unsynced.add(row["id"])
         self._index(row)
 
     def _drop(self, volume_id: str) -> Row | None:
@@ -197,6 +206,9 @@ class Ledger:
         os.truncate(journal, sum(map(len, whole)))
         for line in whole:
             self._apply(json.loads(line))
+        for volume_id in [one for one in self._unsynced if not is_whole(volume_path(self.store, one))]:
+            volume_path(self.store, volume_id).unlink(missing_ok=True)
+            self._drop(volume_id)  # a power cut came before it was on the disk: it is read again
 
 
 def names_nobody(row: Row) -> bool:

@@ -251,6 +251,15 @@ def _mapped(path: str, whose: tuple[int, ...]) -> blosc2.NDArray:  # noqa: ARG00
     return stored
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a volume's file is there and ends as it should; its voxels are not looked at."""
+    try:
+        open_volume(path)
+    except DAMAGE:
+        return False
+    return True
+
+
 def unreadable(path: Path, error: Exception) -> UserError:
     """What to tell of a volume's file that could not be read."""
     if isinstance(error, FileNotFoundError):
@@ -263,12 +272,13 @@ def unreadable(path: Path, error: Exception) -> UserError:
 def write_volume(store: Path, volume_id: str, array: np.ndarray, *, affine: np.ndarray, modality: str) -> None:
     """Compress (R, A, S) into the store: a file that is there is whole.
 
-    That it is there is not synced: one that a power cut takes away is read again.
+    It is not synced: `Ledger.fold` does that for all, when most are on the disk already, and after a power cut looks
+    which are whole.
 
     Raises:
         OSError: the disk is full, or the like; nothing is left behind.
     """
-    write_whole(volume_path(store, volume_id), packed(array, affine=affine, modality=modality), sync_folder=False)
+    write_whole(volume_path(store, volume_id), packed(array, affine=affine, modality=modality), sync=False)
 
 
 def packed(array: np.ndarray, *, affine: np.ndarray, modality: str) -> bytes:
@@ -290,7 +300,7 @@ def packed(array: np.ndarray, *, affine: np.ndarray, modality: str) -> bytes:
     return bytes(volume.to_cframe())
 
 
-def write_whole(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
+def write_whole(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a file aside, sync it, rename it: never half there, and untouched where it is the same already."""
     if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
         return
@@ -299,18 +309,23 @@ def write_whole(path: Path, data: bytes, *, sync_folder: bool = True) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if not sync_folder:
-        return
-    folder = os.open(path.parent, os.O_RDONLY)
+    if sync:
+        sync_to_disk(path.parent)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def is_full_disk(error: OSError) -> bool:
