@@ -33,6 +33,11 @@ class ArrayScan:
         r, a, s = self.shape
         return (0, r), (0, a), (0, s)
 
+    @property
+    def intensity(self) -> tuple[float, float]:
+        low, high = np.percentile(self.array, (0.5, 99.5))
+        return float(low), float(high)
+
     def read(self, box: Box | None = None) -> np.ndarray:
         self.boxes.append(box)
         part = self.array if box is None else self.array[tuple(slice(*side) for side in box)]

@@ -14,8 +14,9 @@ class InputContract:
     """What feeds an encoder.
 
     Attributes:
-        modality: `CT` or `MR`.
-        window_hu: (center, width) mapped to the value range; None for MR.
+        modality: `CT`, `MR`, or `CT+MR` for an encoder that saw both.
+        window_hu: (center, width) mapped to the value range, or one such pair for each channel; of CT alone. MR is
+            scaled by its own percentiles .5 and 99.5, and None where no CT was seen.
         spacing_mm: nominal voxel size along R, A, S.
         grid: voxels of a usual input along R, A, S; encoders take others too.
         value_range: lowest and highest input value.
@@ -24,7 +25,7 @@ class InputContract:
     """
 
     modality: str
-    window_hu: tuple[float, float] | None
+    window_hu: tuple[float, float] | tuple[tuple[float, float], ...] | None
     spacing_mm: tuple[float, float, float]
     grid: tuple[int, int, int]
     value_range: tuple[float, float] = (0.0, 1.0)
@@ -33,7 +34,7 @@ class InputContract:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, for YAML, JSON and checkpoints."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {key: as_list(value) for key, value in asdict(self).items()}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> InputContract:
@@ -43,19 +44,21 @@ class InputContract:
     def __post_init__(self) -> None:
         # YAML brings lists; tuples make contracts comparable.
         for name in ("window_hu", "spacing_mm", "grid", "value_range"):
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+            object.__setattr__(self, name, as_tuple(getattr(self, name)))
 
     def refuse_unlike(self, other: InputContract, *, what: str) -> None:
         """Raise a UserError where `other`, which is about to feed an encoder of this contract, differs from it.
 
-        Modality, window, value range, channels and orientation must be equal; the voxel size may differ by a factor of
-        two, the range over which views rescale in pretraining. The grid is free.
+        The other's modalities must be among this one's. Windows (where both look at CT), value range, channels and
+        orientation must be equal; the voxel size may differ by a factor of two, the range over which views rescale in
+        pretraining. The grid is free.
         """
-        for name in ("modality", "window_hu", "value_range", "channels", "orientation"):
+        both_ct = "CT" in other.modality and "CT" in self.modality
+        names = ("modality", *(("window_hu",) if both_ct else ()), "value_range", "channels", "orientation")
+        for name in names:
             mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
+            fits = set(theirs.split("+")) <= set(mine.split("+")) if name == "modality" else mine == theirs
+            if not fits:
                 raise UserError(
                     f"{what}: it was trained with {name} {mine} and would be fed {theirs}; "
                     f"set {name} to {mine} or choose another encoder"
@@ -66,3 +69,13 @@ class InputContract:
                     f"{what}: it was trained with {mine_mm} mm along {axis} and would be fed {theirs_mm} mm, more "
                     "than a factor of two apart; choose a grid nearer to it or another encoder"
                 )
+
+
+def as_tuple(value: Any) -> Any:
+    """Lists to tuples, at every depth."""
+    return tuple(as_tuple(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def as_list(value: Any) -> Any:
+    """Tuples to lists, at every depth."""
+    return [as_list(part) for part in value] if isinstance(value, list | tuple) else value

@@ -92,6 +92,7 @@ def test_batches_are_plain_tensors_with_index_and_extras() -> None:
         "threads": (4,),
         "y": (4,),
         "index": (4,),
+        "modality": (4,),
     }
     assert all(type(value) is Tensor for value in batch.values())
     assert torch.equal(batch["y"], batch["index"].double() / 2)

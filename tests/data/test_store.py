@@ -205,7 +205,14 @@ def test_parts_divide_each_axis_evenly(tmp_path: Path) -> None:
     assert stored.cparams.codec == blosc2.Codec.LZ4
     np.testing.assert_array_equal(stored[...], array)
     scan = StoredScan(
-        volume_path(tmp_path, "v"), "v", array.shape, (1.0, 1.0, 1.0), np.eye(4), "CT", ((0, 9), (0, 9), (0, 9))
+        volume_path(tmp_path, "v"),
+        "v",
+        array.shape,
+        (1.0, 1.0, 1.0),
+        np.eye(4),
+        "CT",
+        ((0, 9), (0, 9), (0, 9)),
+        (0.0, 1.0),
     )
     rng = np.random.RandomState(1)
     for _ in range(50):

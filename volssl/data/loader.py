@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from volssl.data.sampler import StepSampler, sample_rng
-from volssl.views.base import Scan
+from volssl.views.base import MODALITIES, Scan
 
 Sample = dict[str, Tensor]
 
@@ -46,7 +46,7 @@ class ViewDataset(Dataset[Sample]):
         return len(self.scans)
 
     def __getitem__(self, where: tuple[int, int]) -> Sample:
-        """The sample of (epoch, index): the views, the extras, and `index`; plain tensors."""
+        """The sample of (epoch, index): the views, the extras, `index` and `modality`; plain tensors."""
         return self.__getitems__([where])[0]
 
     def __getitems__(self, batch: Sequence[tuple[int, int]]) -> list[Sample]:
@@ -55,9 +55,10 @@ class ViewDataset(Dataset[Sample]):
             return [self._sample(epoch, index) for epoch, index in batch]
 
     def _sample(self, epoch: int, index: int) -> Sample:
-        sample = dict(self.views(self.scans[index], sample_rng(self.seed, epoch, index)))
+        scan = self.scans[index]
+        sample = dict(self.views(scan, sample_rng(self.seed, epoch, index)))
         extras = self.extras[index] if self.extras is not None else {}
-        for name, value in {**extras, "index": index}.items():
+        for name, value in {**extras, "index": index, "modality": MODALITIES.index(scan.modality)}.items():
             if name in sample:
                 raise ValueError(f"views and extras both make {name!r}")
             sample[name] = torch.as_tensor(value)

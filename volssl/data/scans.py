@@ -11,7 +11,7 @@ import numpy as np
 from volssl.data import checks
 from volssl.data.crew import Crew, quiet_libraries
 from volssl.data.discovery import discover
-from volssl.data.manifest import array_checksum
+from volssl.data.manifest import array_checksum, intensities
 from volssl.data.sources import Refused, Source, gather
 from volssl.data.store import box_slices
 from volssl.data.volume import RefusedError, Volume
@@ -53,6 +53,12 @@ class MemoryScan:
         """Voxels along R, A, S."""
         r, a, s = self.array.shape
         return r, a, s
+
+    @property
+    def intensity(self) -> tuple[float, float]:
+        """Percentiles .5 and 99.5 inside the foreground."""
+        figures = intensities(self.array, self.foreground, self.modality)
+        return figures["intensity_low"], figures["intensity_high"]
 
     def read(self, box: Box | None = None) -> np.ndarray:
         """A box, or all of it: (C, R, A, S), int16 HU for CT, float32 for MR.

@@ -66,6 +66,7 @@ class StoredScan:
     affine: np.ndarray
     modality: str
     foreground: Box
+    intensity: tuple[float, float]
 
     def read(self, box: Box | None = None) -> np.ndarray:
         """Read a box, or all of it: (C, R, A, S), int16 HU for CT, float32 for MR.
@@ -146,7 +147,7 @@ class Store:
         index = bisect_left(range(len(self)), volume_id, key=lambda i: self._ids[i].as_py())
         if index == len(self) or self._ids[index].as_py() != volume_id:
             raise KeyError(volume_id)
-        shape, spacing_mm, affine, foreground = (values[index] for values in self._geometry)
+        shape, spacing_mm, affine, foreground, intensity = (values[index] for values in self._geometry)
         return StoredScan(
             path=volume_path(self.path, volume_id),
             id=volume_id,
@@ -155,6 +156,7 @@ class Store:
             affine=affine.reshape(4, 4).copy(),
             modality=self._modality[index].as_py(),
             foreground=as_box(foreground.tolist()),
+            intensity=tuple(intensity.tolist()),
         )
 
     def read(self, volume_id: str, box: Box | None = None) -> np.ndarray:
@@ -189,12 +191,13 @@ class Store:
 
     @cached_property
     def _geometry(self) -> tuple[np.ndarray, ...]:
-        """Shape, spacing, affine and foreground of every volume: (volumes, 3), (volumes, 3), (volumes, 16), …"""
+        """Shape, spacing, affine, foreground and intensity of every volume: (volumes, 3), (volumes, 3), …"""
         widths = {"shape": 3, "spacing_mm": 3, "affine": 16, "foreground": 6}
-        table = self.columns(*widths)
-        return tuple(
+        table = self.columns(*widths, "intensity_low", "intensity_high")
+        arrays = [
             table[name].combine_chunks().flatten().to_numpy().reshape(-1, width) for name, width in widths.items()
-        )
+        ]
+        return (*arrays, np.stack([table["intensity_low"].to_numpy(), table["intensity_high"].to_numpy()], axis=1))
 
     def _table(self, columns: list[str] | None) -> pa.Table:
         try:

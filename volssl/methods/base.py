@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,21 +42,40 @@ class Progress:
 class Method(nn.Module):
     """A pretext task over an encoder. A new one is one file, one config and one test.
 
+    A method whose samples do not meet in the loss writes `forward` alone. One whose samples do, because they repel one
+    another or share codes, says `couples_samples` and writes `embed`, all that runs the encoder, and `losses`, the
+    maths on what came out. The trainer joins what `embed` made of parts of a batch, one after the other or on several
+    devices, before it calls `losses`: the loss is that of the whole batch, and the method knows of neither.
+
     All state that outlives a step (queue, prototypes, teacher, counters) is in `state_dict()`.
 
     Attributes:
         encoder: what is pretrained.
         views: turns one scan into the tensors of a sample; picklable.
+        couples_samples: whether the loss of a batch is more than the mean of its samples' losses.
     """
+
+    couples_samples = False
 
     def __init__(self, encoder: Encoder, *, views: Views) -> None:
         super().__init__()
         self.encoder = encoder
         self.views = views
 
-    @abstractmethod
     def forward(self, batch: Batch) -> Losses:
-        """A batch of views -> scalars: `loss`, which is minimised, and others, which are logged."""
+        """A batch of views -> scalars: `loss`, which is minimised, and others, which are logged.
+
+        `batch` holds what `views` made, (B, ...) each, with `index` and `modality` (B,), an index into `MODALITIES`.
+        """
+        return self.losses(self.embed(batch))
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """A batch of views -> what `losses` wants to know of each sample, (B, ...) each; one row a sample."""
+        raise NotImplementedError(f"{type(self).__name__} writes neither forward nor embed")
+
+    def losses(self, embedded: Mapping[str, Tensor]) -> Losses:
+        """What `embed` made of the whole batch, of all devices -> `loss` and what is logged; called once a step."""
+        raise NotImplementedError(f"{type(self).__name__} writes neither forward nor losses")
 
     def on_step_end(self, progress: Progress) -> None:
         """Called after every optimiser step, for teachers, queues and temperatures."""

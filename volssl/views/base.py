@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+MODALITIES = ("CT", "MR")  # a sample's `modality` is an index into it
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # ((r0, r1), (a0, a1), (s0, s1)), voxels, half open
 
 
@@ -20,6 +21,7 @@ class Scan(Protocol):
         affine: voxel index to RAS millimetres, 4 x 4.
         modality: `CT` or `MR`.
         foreground: the box outside of which there is only air.
+        intensity: percentiles .5 and 99.5 of the values inside the foreground, HU for CT: what MR is scaled by.
     """
 
     @property
@@ -34,6 +36,8 @@ class Scan(Protocol):
     def modality(self) -> str: ...
     @property
     def foreground(self) -> Box: ...
+    @property
+    def intensity(self) -> tuple[float, float]: ...
 
     def read(self, box: Box | None = None) -> np.ndarray:
         """Read a box, or all of it: (C, R, A, S), Hounsfield units as int16 for CT, float32 for MR."""
