@@ -67,10 +67,10 @@ def window_pairs(windows_hu: Windows | None) -> list[tuple[float, float]]:
     if windows_hu is None:
         return []
     pairs = windows_hu if isinstance(windows_hu[0], Sequence) else (windows_hu,)
-    return [(float(center), float(width)) for center, width in pairs]  # type: ignore[arg-type, misc]
+    return [(float(center), float(width)) for center, width in pairs]  # type: ignore[misc]
 
 
-class WindowHUd(MapTransform):  # type: ignore[arg-type, misc]
+class WindowHUd(MapTransform):  # type: ignore[misc]
     """`window` on the entries of a dictionary.
 
     Args:
