@@ -198,17 +198,30 @@ def split(
 
 @app.command(epilog="Example: volssl pretrain swav --store store --out runs/swav max_epochs=20 batch_size=8")
 def pretrain(
-    method: Annotated[str, typer.Argument(help="A config of bundles/volume_pretraining: swav.")],
+    method: Annotated[str, typer.Argument(help="A config of bundles/volume_pretraining: swav, restoration, …")],
     store: StoreOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     overrides: Overrides = None,
     encoder: Annotated[Path | None, typer.Option(help="A run or an encoder.pt to go on from.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A CSV keyed by `study`: the hybrid method learns from it, others are probed.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Other values for a method's config: paper.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Pretrain an encoder on the training patients of a store."""
     from volssl.bundle.workflow import pretrain as run
 
-    run(method, store=store, out=out, encoder=encoder, resume=resume, words=overrides or [])
+    run(
+        method,
+        store=store,
+        out=out,
+        encoder=encoder,
+        labels=labels,
+        preset=preset,
+        resume=resume,
+        words=overrides or [],
+    )
     wrote(out / "encoder.pt", out / "report.html")
     then(f"volssl finetune hemorrhage --store {store} --labels labels.csv --encoder {out} --out runs/hemorrhage")
 

@@ -159,9 +159,24 @@ def test_overrides_are_written_into_the_config_and_nothing_else_changes() -> Non
 
 def test_a_config_that_does_not_exist_lists_those_there_are() -> None:
     with pytest.raises(
-        UserError, match=r"swva: no such config in volume_pretraining, did you mean swav.*there are swav"
+        UserError, match=r"swva: no such config in volume_pretraining, did you mean swav.*there are .*swav"
     ):
         bundle_config("volume_pretraining", "swva")
+
+
+def test_a_methods_file_is_laid_over_what_all_share() -> None:
+    assert [path.name for path in bundle_config("volume_pretraining", "swav")] == ["base.yaml", "swav.yaml"]
+    assert SWAV["optimizer"]["_target_"] == "volssl.engine.LARC"
+    assert SWAV["max_epochs"] == 100
+
+
+def test_files_are_merged_as_monai_merges_them(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("rate: 1\ngroup: {inner: 1, other: [1, 2]}\nmethod: {a: 1, b: 2}\n")
+    second.write_text("group::inner: 5\ngroup::other::1: 7\nmethod: {c: 3}\n")
+    merged = read_config([first, second])
+    assert merged == {"rate": 1, "group": {"inner": 5, "other": [1, 7]}, "method": {"c": 3}}
+    assert merged == ConfigParser.load_config_files([str(first), str(second)])
 
 
 @pytest.mark.parametrize(("text", "why"), [("- 1\n", "is a mapping"), ("a: [1\n", "not a readable YAML file")])

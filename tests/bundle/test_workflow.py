@@ -253,12 +253,13 @@ def test_the_line_with_monai_alone_gives_the_same_weights(
 def test_monai_finds_all_that_it_wants_in_a_training_bundle(
     store: Path, cohort: Path, tmp_path: Path, bundle: str, name: str, words: tuple[str, ...]
 ) -> None:
-    config = bundle_config(bundle, name)
-    values = read_config(config)
+    files = bundle_config(bundle, name)
+    values = read_config(files)
     given = {"dataset_dir": str(store), "output_dir": str(tmp_path / "run"), "labels": str(cohort / "labels.csv")}
     override = {key: value for key, value in given.items() if key in values} | parse_overrides(values, words)
-    meta = config.parent / "metadata.json"
-    trained = ConfigWorkflow(str(config), meta_file=str(meta), logging_file=False, workflow_type="train", **override)
+    meta = files[0].parent / "metadata.json"
+    config = [str(path) for path in files]
+    trained = ConfigWorkflow(config, meta_file=str(meta), logging_file=False, workflow_type="train", **override)
     trained.initialize()
     assert trained.check_properties() == []
 

@@ -18,21 +18,35 @@ from monai.utils import optional_import
 
 from volssl.errors import UsageError, UserError
 
+BASE, PRESETS = "base.yaml", "presets"  # what configs of a folder share; files of other values for one of them
 SEPARATOR = "::"  # MONAI's own, between the parts of a nested key
 
 
-def bundle_config(bundle: str, name: str) -> Path:
-    """The path of a config that volssl ships.
+def bundle_folder(bundle: str) -> Path:
+    """Where a bundle that volssl ships lies."""
+    return Path(str(importlib.resources.files("volssl.bundles"))) / bundle
+
+
+def bundle_config(bundle: str, name: str, *, preset: str = "") -> list[Path]:
+    """The files that make up a config that volssl ships, each laid over the ones before: as MONAI merges them.
+
+    `base.yaml`, where the bundle has one, holds what its configs share; a preset states other values.
 
     Raises:
-        UserError: where there is none of this name; it lists those there are.
+        UserError: where there is none of this name, or no such preset; it lists those there are.
     """
-    folder = Path(str(importlib.resources.files("volssl.bundles"))) / bundle / "configs"
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
+    folder = bundle_folder(bundle) / "configs"
+    known = sorted(path.stem for path in folder.glob("*.yaml") if path.name != BASE)
+    if name not in known:
         raise UserError(f"{name}: no such config in {bundle}{nearest(name, known)}; there are {', '.join(known)}")
-    return path
+    files = [path for path in (folder / BASE, folder / f"{name}.yaml") if path.is_file()]
+    if preset:
+        presets = {path.stem.removeprefix(f"{name}_"): path for path in (folder / PRESETS).glob(f"{name}_*.yaml")}
+        if preset not in presets:
+            there = f"there are {', '.join(sorted(presets))}" if presets else f"{name} has none"
+            raise UserError(f"{preset}: no such preset of {name}{nearest(preset, list(presets))}; {there}")
+        files.append(presets[preset])
+    return files
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -41,12 +55,21 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """A YAML config as plain values, nothing resolved.
+def read_config(files: Path | Sequence[Path]) -> dict[str, Any]:
+    """YAML configs, one laid over the other, as plain values, nothing resolved.
 
     Raises:
-        UserError: where the file is missing or is no YAML mapping.
+        UserError: where a file is missing or is no YAML mapping.
     """
+    first, *more = [files] if isinstance(files, Path) else files
+    config = read_mapping(first)
+    for path in more:
+        config = resolved(config, read_mapping(path))
+    return config
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """One YAML file that holds a mapping of names to values."""
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:

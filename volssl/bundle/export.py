@@ -19,7 +19,7 @@ import yaml
 
 import volssl
 from volssl.bundle.card import LICENCES, model_card, shortened
-from volssl.bundle.config import bundle_config, read_config
+from volssl.bundle.config import bundle_folder, read_config
 from volssl.bundle.evaluate import FineTuned, load_run
 from volssl.bundle.metadata import METADATA, SECTION, BundleFacts, TrainingRanges, read_metadata
 from volssl.bundle.simulated import is_simulated
@@ -69,7 +69,7 @@ def export_run(run: Path, bundle: Path) -> list[Path]:
 
 def write_bundle(folder: Path, run: Path, model: FineTuned) -> None:
     """All files of the bundle, into an empty folder."""
-    recipe = bundle_config(TASK_BUNDLES[model.task.name], "inference").parents[1]
+    recipe = bundle_folder(TASK_BUNDLES[model.task.name])
     config = read_config(run / CONFIG)
     save_tensors(folder / WEIGHTS, {key: value.contiguous() for key, value in model.network.state_dict().items()})
     facts = facts_of(model, config, recipe, sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())

@@ -25,15 +25,29 @@ TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification"}
 
 
 def pretrain(
-    method: str, *, store: Path, out: Path, encoder: Path | None = None, resume: bool = False, words: Sequence[str] = ()
+    method: str,
+    *,
+    store: Path,
+    out: Path,
+    encoder: Path | None = None,
+    labels: Path | None = None,
+    preset: str = "",
+    resume: bool = False,
+    words: Sequence[str] = (),
 ) -> None:
     """`volssl pretrain`: run a config of `volume_pretraining` on a store's training patients.
 
+    Args:
+        encoder: what to go on from.
+        labels: a table whose training rows the hybrid method learns from, and every method is probed with.
+        preset: other values for the method's config, such as the paper's.
+
     Raises:
-        UserError: for a method or option that does not exist, or whatever stops the run.
+        UserError: for a method, preset or option that does not exist, or whatever stops the run.
     """
-    given = {"dataset_dir": str(store), "output_dir": str(out)} | ({"encoder_path": str(encoder)} if encoder else {})
-    run_training(bundle_config(PRETRAINING, method), given=given, words=words, resume=resume)
+    places = {"dataset_dir": store, "output_dir": out, "encoder_path": encoder, "labels": labels}
+    given = {key: str(place) for key, place in places.items() if place is not None}
+    run_training(bundle_config(PRETRAINING, method, preset=preset), given=given, words=words, resume=resume)
     write_run_report(out, title=f"Pretraining: {method}", store=store)
 
 
@@ -78,11 +92,13 @@ def write_run_report(run: Path, *, title: str, store: Path) -> None:
     write_pretrain_report(run, title=title, captions=captions, simulated=simulated_notice(Store.open(store)))
 
 
-def run_training(config: Path, *, given: Mapping[str, Any], words: Sequence[str], resume: bool) -> ConfigWorkflow:
+def run_training(
+    config: Sequence[Path], *, given: Mapping[str, Any], words: Sequence[str], resume: bool
+) -> ConfigWorkflow:
     """Train what a config describes.
 
     Args:
-        config: a train config of a bundle.
+        config: a train config of a bundle: its files, each laid over the ones before.
         given: values of the command's own options, keys of the config; `output_dir` among them.
         words: `KEY=VALUE` overrides.
         resume: go on with the run in `output_dir`, with the config that stands there.
@@ -99,13 +115,13 @@ def run_training(config: Path, *, given: Mapping[str, Any], words: Sequence[str]
         raise UserError(f"{run}: no run there to go on with; leave --resume out to begin one")
     if not resume and (run / "checkpoints").is_dir():
         raise UserError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
-    source = kept if resume and kept.is_file() else config
+    source = [kept] if resume and kept.is_file() else list(config)
     values = read_config(source)
     overrides = {**given, **parse_overrides(values, words), "resume": resume}
     say(f"the same with MONAI alone: {monai_line(source, overrides)}")
-    if source == config:
+    if source != [kept]:
         write_text(kept, yaml.safe_dump(resolved(values, overrides), sort_keys=False, allow_unicode=True))
-    return run_workflow(kept, meta=config.parent / "metadata.json", override=overrides)
+    return run_workflow(kept, meta=config[0].parent / "metadata.json", override=overrides)
 
 
 def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> ConfigWorkflow:
@@ -128,7 +144,8 @@ def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> Co
     return workflow
 
 
-def monai_line(config: Path, overrides: Mapping[str, Any]) -> str:
+def monai_line(config: Sequence[Path], overrides: Mapping[str, Any]) -> str:
     """The `python -m monai.bundle run` line that does the same."""
     words = [f"--{key}={value if isinstance(value, str) else repr(value)}" for key, value in overrides.items()]
-    return shlex.join(["python", "-m", "monai.bundle", "run", f"--config_file={config}", *words])
+    files = str(config[0]) if len(config) == 1 else str([str(path) for path in config])
+    return shlex.join(["python", "-m", "monai.bundle", "run", f"--config_file={files}", *words])

@@ -66,8 +66,8 @@ def window_pairs(windows_hu: Windows | None) -> list[tuple[float, float]]:
     """(center, width), or a list of such pairs -> a list of pairs; none for None."""
     if windows_hu is None:
         return []
-    pairs = windows_hu if isinstance(windows_hu[0], Sequence) else (windows_hu,)
-    return [(float(center), float(width)) for center, width in pairs]  # type: ignore[misc]
+    pairs: Any = windows_hu if isinstance(windows_hu[0], Sequence) else (windows_hu,)
+    return [(float(center), float(width)) for center, width in pairs]
 
 
 class WindowHUd(MapTransform):  # type: ignore[misc]
