@@ -20,18 +20,58 @@ def shrink(bounds: IntBox, share: tuple[float, float, float, float, float, float
     return (cut[0], cut[1], cut[2])
 
 
-def draw_box(rng: np.random.RandomState, bounds: FloatBox, extent: tuple[float, float, float]) -> FloatBox:
+def draw_box(
+    rng: np.random.RandomState,
+    bounds: FloatBox,
+    extent: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    *,
+    near: FloatBox | None = None,
+    min_overlap: float = 0.0,
+) -> FloatBox:
     """A box of the given extent, its place uniform where it lies inside the bounds.
 
-    Along an axis where the bounds are smaller than the box, the box is centred on them and leaves them on both sides.
+    Along an axis where the bounds are smaller than the box, the box is centred on them, and moved into the volume where
+    it leaves it on one side alone: only a box larger than the volume holds anything that is not of the volume.
+
+    With `near`, `overlap(box, near)` is at least `min_overlap` wherever the bounds admit that, else as large as they
+    admit. Nothing is drawn in vain: one axis after another, in random order, the place is uniform on the interval that
+    leaves the axes to come enough to meet the demand.
+
+    Args:
+        rng: draws six numbers, always.
+        bounds: where the box should lie, in voxels.
+        extent: of the box along R, A, S, in voxels.
+        shape: voxels of the volume.
+        near: a box to overlap with.
+        min_overlap: share of the smaller of the two, 0 to 1.
     """
-    sides = []
-    for (start, stop), length in zip(bounds, extent, strict=True):
-        room = stop - start - length
-        place = rng.uniform()  # drawn always, so that one axis never shifts the draws of the next
-        first = start + (place if room > 0 else 0.5) * room
-        sides.append((first, first + length))
+    place, order = rng.uniform(size=3), rng.uniform(size=3).argsort()
+    ranges = [places(*axis) for axis in zip(bounds, extent, shape, strict=True)]
+    shared = [0.0] * 3  # how much of `near` the box shares along each axis; at first the most that it can
+    demand = 0.0
+    if near is not None:
+        shared = [most_shared(*axis) for axis in zip(ranges, extent, near, strict=True)]
+        demand = min_overlap * min(math.prod(extent), math.prod(stop - start for start, stop in near))
+    sides = [(0.0, 0.0)] * 3
+    for axis in order:
+        (low, high), length = ranges[axis], extent[axis]
+        if demand > 0 and near is not None:
+            others = math.prod(shared[k] for k in range(3) if k != axis)
+            least = min(demand / others, shared[axis]) if others > 0 else shared[axis]
+            start, stop = near[axis]
+            low, high = max(low, start + least - length), min(high, stop - least)
+        first = low + place[axis] * max(high - low, 0.0)
+        sides[axis] = (float(first), float(first + length))
+        if near is not None:
+            shared[axis] = common(sides[axis], near[axis])
     return (sides[0], sides[1], sides[2])
+
+
+def overlap(a: FloatBox, b: FloatBox) -> float:
+    """What two boxes share, as a share of the smaller one: 0 to 1, the same in voxels and in millimetres."""
+    smaller = min(math.prod(stop - start for start, stop in box) for box in (a, b))
+    return math.prod(common(*axis) for axis in zip(a, b, strict=True)) / smaller
 
 
 def covering(box: FloatBox, shape: tuple[int, int, int], margin: tuple[float, float, float]) -> IntBox:
@@ -44,3 +84,26 @@ def covering(box: FloatBox, shape: tuple[int, int, int], margin: tuple[float, fl
         first = min(max(math.floor(start - extra), 0), n - 1)
         sides.append((first, max(min(math.ceil(stop + extra), n), first + 1)))
     return (sides[0], sides[1], sides[2])
+
+
+def places(bounds: tuple[float, float], length: float, n: int) -> tuple[float, float]:
+    """From where to where a side of `length` may begin on an axis of `n` voxels; one place where it does not fit."""
+    start, stop = bounds
+    if stop - start >= length:
+        return start, stop - length
+    middle = (start + stop - length) / 2 if n >= length else (n - length) / 2
+    if n >= length:
+        middle = min(max(middle, 0.0), n - length)
+    return middle, middle
+
+
+def most_shared(room: tuple[float, float], length: float, side: tuple[float, float]) -> float:
+    """The most of `side` that a side of `length` can hold when it begins between the two ends of `room`."""
+    low, high = room
+    centred = min(max((side[0] + side[1] - length) / 2, low), high)  # what is shared falls to both sides of the middle
+    return common((centred, centred + length), side)
+
+
+def common(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """The length that two sides share."""
+    return max(min(a[1], b[1]) - max(a[0], b[0]), 0.0)

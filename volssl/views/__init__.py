@@ -1,7 +1,8 @@
 """Views: what a method looks at, made from one scan."""
 
 from volssl.views.base import Box, Scan, Views
+from volssl.views.cropper import Cropper
 from volssl.views.multicrop import MultiCrop
 from volssl.views.random_crops import RandomCrops
 
-__all__ = ["Box", "MultiCrop", "RandomCrops", "Scan", "Views"]
+__all__ = ["Box", "Cropper", "MultiCrop", "RandomCrops", "Scan", "Views"]

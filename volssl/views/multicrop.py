@@ -90,7 +90,7 @@ class MultiCrop:
         bounds = shrink(scan.foreground, (cut[0], cut[1], cut[2], cut[3], cut[4], cut[5]))
         factor = rng.uniform(*zoom)
         step = [mm * factor / own for mm, own in zip(self.spacing_mm, scan.spacing_mm, strict=True)]
-        box = draw_box(rng, bounds, (size[0] * step[0], size[1] * step[1], size[2] * step[2]))
+        box = draw_box(rng, bounds, (size[0] * step[0], size[1] * step[1], size[2] * step[2]), scan.shape)
         image = read_resampled(scan, box, size, self.window_hu)
         if rng.uniform() < self.flip:
             image = image.flip(1)
