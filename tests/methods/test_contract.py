@@ -1,0 +1,103 @@
+"""What every method keeps, found by its config: a new one is tested here without a line more."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from volssl.bundle.config import bundle_config, bundle_folder, read_config, resolved
+from volssl.data.training import TrainingScans
+from volssl.methods.base import Method, Progress
+
+NAMES = sorted(p.stem for p in (bundle_folder("volume_pretraining") / "configs").glob("*.yaml") if p.stem != "base")
+SIZES: dict[str, Any] = {
+    "crop_size": [24, 24, 8],
+    "small_crop_size": [16, 16, 4],
+    "spacing_mm": [7.0, 7.0, 14.0],
+    "network": "PaperDenseNet",
+    "learning_rate": 2e-3,
+}
+VOLUMES = 8
+
+
+@pytest.fixture(params=NAMES)
+def parts(request: pytest.FixtureRequest, store: Path, cohort: Path, tmp_path: Path) -> ConfigParser:
+    """A method's config, with small crops and the paper's network, on the training patients of a store."""
+    torch.manual_seed(0)
+    given = {"dataset_dir": str(store), "output_dir": str(tmp_path / "run"), "labels": str(cohort / "labels.csv")}
+    return ConfigParser(resolved(read_config(bundle_config("volume_pretraining", request.param)), SIZES | given))
+
+
+def built(parser: ConfigParser) -> tuple[Method, TrainingScans]:
+    method, dataset = parser.get_parsed_content("method"), parser.get_parsed_content("train::dataset")
+    assert isinstance(method, Method)
+    assert dataset.views is method.views
+    return method, dataset
+
+
+def batch_of(dataset: TrainingScans, *, epoch: int = 0, count: int = VOLUMES) -> dict[str, Tensor]:
+    batch: dict[str, Tensor] = default_collate([dataset[epoch, i] for i in range(count)])
+    return batch
+
+
+def take_step(method: Method, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], step: int) -> float:
+    loss = method.train()(batch)["loss"]
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    method.on_step_end(Progress(step=step + 1, steps_per_epoch=10, total_steps=20))
+    return float(loss.detach())
+
+
+def test_the_loss_is_finite_and_its_gradient_reaches_every_parameter_of_the_encoder(parts: ConfigParser) -> None:
+    method, dataset = built(parts)
+    losses = method.train()(batch_of(dataset))
+    assert losses["loss"].ndim == 0
+    assert all(torch.isfinite(value).all() for value in losses.values())
+    losses["loss"].backward()
+    without = [name for name, p in method.encoder.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_all_its_state_is_in_the_state_dict(parts: ConfigParser) -> None:
+    method, dataset = built(parts)
+    batch = batch_of(dataset)
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3)
+    for step in range(2):
+        take_step(method, optimizer, batch, step)
+    state = {key: value.clone() for key, value in method.state_dict().items()}
+    torch.manual_seed(7)
+    mine = method.train()(batch)["loss"]
+    again = ConfigParser(parts.get()).get_parsed_content("method")
+    again.load_state_dict(state)
+    torch.manual_seed(7)
+    assert torch.equal(again.train()(batch)["loss"], mine)
+
+
+def test_a_sample_is_drawn_anew_in_every_epoch_and_the_same_in_every_worker(parts: ConfigParser) -> None:
+    _, dataset = built(parts)
+    same, other = dataset[0, 3], dataset[1, 3]
+    drawn = [name for name, value in same.items() if value.is_floating_point() and value.ndim == 4]
+    assert drawn
+    assert any(not torch.equal(same[name], other[name]) for name in drawn)
+    worker = pickle.loads(pickle.dumps(dataset))  # what a worker process gets, with other global generators
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    assert all(torch.equal(value, same[name]) for name, value in worker[0, 3].items())
+
+
+def test_twenty_steps_on_eight_fixed_volumes_lower_the_loss(parts: ConfigParser) -> None:
+    method, dataset = built(parts)
+    batch = batch_of(dataset)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    torch.manual_seed(0)
+    losses = [take_step(method, optimizer, batch, step) for step in range(20)]
+    assert np.mean(losses[-4:]) < np.mean(losses[:2])
