@@ -89,7 +89,7 @@ def test_a_sample_is_drawn_anew_in_every_epoch_and_the_same_in_every_worker(part
     assert drawn
     assert any(not torch.equal(same[name], other[name]) for name in drawn)
     worker = pickle.loads(pickle.dumps(dataset))  # what a worker process gets, with other global generators
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     torch.manual_seed(1)
     assert all(torch.equal(value, same[name]) for name, value in worker[0, 3].items())
 
