@@ -4,61 +4,69 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
-
-import torch
+from typing import IO
 
 from volssl.errors import UserError
 
+PRIVATE = 0o600
+PUBLIC = 0o666  # less what the user's mask takes away
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+
+def write_atomically(
+    path: Path, write: Callable[[IO[bytes]], object], *, sync: bool = True, private: bool = False
+) -> None:
     """Call `write` on a temporary file beside `path`, sync it, and rename it.
+
+    Args:
+        sync: False leaves it to the caller to sync the file: after a power cut it may be there and cut short.
+        private: only its owner may read it (mode 600).
 
     Raises:
         UserError: where the disk is full; the old file stays.
     """
+    mode = PRIVATE if private else PUBLIC
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         aside.replace(path)
+        if sync:
+            sync_to_disk(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full_disk(error):
             raise UserError(f"{path}: the disk is full; free some space and run the command again") from error
-        raise
-    except RuntimeError as error:
-        # torch reports a failed write of its archive as a RuntimeError
-        if "file write failed" in str(error) or "PytorchStreamWriter" in str(error):
-            raise UserError(f"{path}: could not be written, is the disk full? Free some space and go on") from error
         raise
     finally:
         aside.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, data: bytes, *, sync: bool = True, private: bool = False) -> None:
+    """Write a file atomically; one that holds the same already is not touched."""
+    if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
+        return
+    write_atomically(path, lambda file: file.write(data), sync=sync, private=private)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    """Write a text file atomically; one that holds the same already is not touched."""
+    write_bytes(path, text.encode())
 
 
-def save_tensors(path: Path, values: dict[str, Any]) -> None:
-    """Write tensors, lists, strings and numbers atomically, in torch's format."""
-    write_atomically(path, lambda file: torch.save(values, file))
-
-
-def load_tensors(path: Path) -> Any:
-    """Read what `save_tensors` wrote, on the CPU; nothing in the file can run.
-
-    Raises:
-        UserError: for a file that is damaged or holds more than tensors and plain values.
-    """
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = type(error).__name__
-        raise UserError(f"{path}: not a readable weights file ({reason})") from error
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_full_disk(error: OSError) -> bool:
+    """Whether writing failed for want of space."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

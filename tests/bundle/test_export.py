@@ -21,8 +21,8 @@ from volssl.bundle.verify import config_findings
 from volssl.data import Store
 from volssl.encoders import PaperDenseNet
 from volssl.errors import UserError
-from volssl.files import load_tensors, save_tensors
 from volssl.heads import TaskNetwork
+from volssl.tensors import load_tensors, save_tensors
 
 SCHEMA_MD5 = "06954cad2cc5d3784e72077ac76f0fc8"
 RECIPES = Path(__file__).resolve().parents[2] / "bundles"

@@ -17,7 +17,7 @@ from volssl.data import Store
 from volssl.data.manifest import table_of
 from volssl.data.split_store import split_store
 from volssl.errors import UserError
-from volssl.files import load_tensors
+from volssl.tensors import load_tensors
 
 FINETUNING = ("max_epochs=1", "batch_size=4", "task::grid=[24, 28, 10]")
 

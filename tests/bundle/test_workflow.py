@@ -23,7 +23,7 @@ from volssl.encoders import load_encoder
 from volssl.encoders.file import read_encoder_file
 from volssl.engine import MethodTrainer
 from volssl.errors import UserError
-from volssl.files import load_tensors, save_tensors
+from volssl.tensors import load_tensors, save_tensors
 
 PRETRAINING = (
     "max_epochs=1",

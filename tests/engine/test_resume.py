@@ -16,7 +16,7 @@ import torch
 from volssl.bundle.workflow import pretrain
 from volssl.engine.checkpoint import LAST
 from volssl.errors import UserError
-from volssl.files import load_tensors
+from volssl.tensors import load_tensors
 
 WORDS = [
     "max_epochs=3",

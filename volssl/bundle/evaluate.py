@@ -25,9 +25,10 @@ from volssl.errors import UserError
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
 from volssl.evaluation.report import write_report
 from volssl.evaluation.validation import MODEL
-from volssl.files import load_tensors, write_atomically
+from volssl.files import write_atomically
 from volssl.tasks import BoxCache, Task, TaskViews
 from volssl.tasks.inference import predict_table
+from volssl.tensors import load_tensors
 
 SUBGROUPS = ("sex", "age_band", "scanner", "site")
 

@@ -29,9 +29,10 @@ from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
 from volssl.data import Store
 from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL
-from volssl.files import save_tensors, write_text
+from volssl.files import write_text
 from volssl.heads import TaskNetwork
 from volssl.progress import say
+from volssl.tensors import save_tensors
 
 PACKAGES = ("pytorch-ignite", "pydicom", "SimpleITK", "nibabel", "scikit-image")
 PLACES = ("dataset_dir", "labels", "output_dir", "encoder_path")  # keys of a run's config that name places

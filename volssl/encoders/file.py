@@ -14,8 +14,8 @@ import volssl.encoders as encoders
 from volssl.contract import InputContract
 from volssl.encoders.base import Encoder
 from volssl.errors import UserError
-from volssl.files import load_tensors, save_tensors
 from volssl.progress import say
+from volssl.tensors import load_tensors, save_tensors
 
 FORMAT = 1
 LEAST_LOADED = 0.9  # share of an encoder's tensors that a file must fill

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from volssl.errors import UserError
-from volssl.files import load_tensors, save_tensors
+from volssl.tensors import load_tensors, save_tensors
 
 FORMAT = 1
 LAST = Path("checkpoints") / "last.pt"

@@ -12,9 +12,9 @@ from ignite.engine import Events
 from torch import nn
 
 from volssl.evaluation.metrics import roc_auc
-from volssl.files import save_tensors
 from volssl.tasks.inference import predict_table
 from volssl.tasks.views import TaskViews
+from volssl.tensors import save_tensors
 from volssl.views.base import Scan
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from volssl.files import load_tensors, save_tensors
 from volssl.tasks.base import Task
+from volssl.tensors import load_tensors, save_tensors
 from volssl.transforms.head_box import BoxInfo
 from volssl.views.base import Scan
 
