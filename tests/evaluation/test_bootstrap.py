@@ -148,3 +148,20 @@ def test_a_hundred_thousand_cases_take_a_thousand_resamples_in_under_twenty_seco
     start = time.perf_counter()
     bootstrap_interval(roc_auc, y, score, np.arange(100_000) // 2)
     assert time.perf_counter() - start < 20
+
+
+def test_the_figure_of_several_models_is_the_mean_of_theirs_on_the_same_draws() -> None:
+    y, first, groups = cases(40, 18)
+    second = -first + 2 * y
+    both = np.stack([first, second], axis=1)
+    values = looped(
+        lambda chosen: np.mean([roc_auc_score(y[chosen], model[chosen]) for model in both.T]),
+        y,
+        groups,
+        resamples=60,
+        seed=2,
+    )
+    interval = bootstrap_interval(roc_auc, y, both, groups, resamples=60, seed=2)
+    assert interval.value == pytest.approx(np.mean([roc_auc_score(y, first), roc_auc_score(y, second)]), abs=1e-12)
+    assert (interval.low, interval.high) == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=1e-12)
+    assert paired_difference(roc_auc, y, both, both[:, ::-1], groups, resamples=20).high == pytest.approx(0, abs=1e-12)

@@ -70,14 +70,15 @@ def bootstrap_interval(
     Args:
         metric: a function of `volssl.evaluation.metrics`, thresholds bound with `functools.partial`.
         y: labels (n,), 0 or 1; cases with NaN are left out.
-        score: scores (n,); NaN on a labelled case is a ValueError.
+        score: scores (n,), or (n, k) of k models trained alike, whose mean figure is taken; NaN on a labelled case is
+            a ValueError.
         groups: the patient of each case (n,).
         resamples, level, seed: how many draws, the share of them between the bounds, and the seed of the draws.
     """
     labels, (scores,), patients = _labelled_cases(y, [score], groups)
 
     def statistic(weights: Floats) -> Floats:
-        return metric(labels, scores, weights)
+        return mean_figure(metric, labels, scores, weights)
 
     return _percentile_interval(statistic, labels, patients, resamples=resamples, level=level, seed=seed)
 
@@ -97,9 +98,16 @@ def paired_difference(
     labels, (scores, others), patients = _labelled_cases(y, [score, other], groups)
 
     def statistic(weights: Floats) -> Floats:
-        return metric(labels, scores, weights) - metric(labels, others, weights)
+        return mean_figure(metric, labels, scores, weights) - mean_figure(metric, labels, others, weights)
 
     return _percentile_interval(statistic, labels, patients, resamples=resamples, level=level, seed=seed)
+
+
+def mean_figure(metric: Metric, y: Floats, scores: Floats, weights: Floats) -> Floats:
+    """A figure of one model, (n,), or the mean of that of several, (n, k)."""
+    models = scores.T if scores.ndim == 2 else [scores]
+    mean: Floats = np.mean([metric(y, model, weights) for model in models], axis=0)
+    return mean
 
 
 def resample_weights(y: Floats, patients: npt.NDArray[Any], *, resamples: int, seed: int) -> Iterator[Floats]:

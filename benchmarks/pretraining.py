@@ -1,0 +1,145 @@
+"""Does pretraining help? Simulated head CTs, few and many labels, from scratch and after each way of pretraining.
+
+    python benchmarks/pretraining.py --out measurement
+
+On simulated volumes at 48×56×20 (3.5×3.5×7 mm): every arm pretrains on the same unlabelled training volumes, then all
+of it is fine-tuned with the same labels, steps and seeds; the last epoch is taken, nothing is chosen by a score. The
+AUC is that of validation patients, with a paired bootstrap by patient of the difference to scratch. Test patients do
+not occur. What is done already in the folder is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from volssl.bundle.evaluate import evaluate_run
+from volssl.bundle.workflow import finetune, pretrain
+from volssl.data import prepare
+from volssl.evaluation.bootstrap import bootstrap_interval, paired_difference
+from volssl.evaluation.metrics import roc_auc
+from volssl.simulate.cohort import simulate_cohort
+
+SPACING, GRID = "[3.5, 3.5, 7.0]", "[48, 56, 20]"
+LOOK = (f"spacing_mm={SPACING}", f"crop_size={GRID}", "small_crop_size=[24, 28, 10]", "workers=1")
+SCRATCH = "scratch"
+ARMS: dict[str, tuple[str, tuple[str, ...]]] = {  # arm: method, and what its config states otherwise
+    "SwAV, generic views": ("swav", ("views=generic",)),
+    "SwAV, paper's views": ("swav", ("views=paper",)),
+    "restoration": ("restoration", ()),
+    "combined": ("combined", ()),
+}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--out", type=Path, required=True)
+    options.add_argument("--unlabelled", type=int, default=1000, help="training volumes")
+    options.add_argument("--validation", type=int, default=1000, help="validation patients")
+    options.add_argument("--labels", type=int, nargs="+", default=[40, 400], help="training volumes with a label")
+    options.add_argument("--seeds", type=int, default=3, help="fine-tunings with the fewest labels; one with more")
+    options.add_argument("--epochs", type=int, default=30, help="of pretraining")
+    options.add_argument(
+        "--steps", type=int, nargs="+", default=[500, 1500], help="of fine-tuning, for each of --labels"
+    )
+    options.add_argument("--arms", nargs="+", default=[SCRATCH, *ARMS], choices=[SCRATCH, *ARMS])
+    options.add_argument("--threads", type=int, default=2)
+    chosen = options.parse_args()
+    torch.set_num_threads(chosen.threads)
+    store, labels = cohort(chosen.out, chosen.unlabelled, chosen.validation)
+    rows = []
+    for arm in chosen.arms:
+        encoder = None if arm == SCRATCH else pretrained(arm, store, chosen.out, epochs=chosen.epochs)
+        for count, steps in zip(chosen.labels, chosen.steps, strict=True):
+            for seed in range(chosen.seeds if count == min(chosen.labels) else 1):
+                run = chosen.out / "runs" / f"{slug(arm)}-{count}-{seed}"
+                table = tuned(run, store, some_labels(labels, chosen.out, count, seed), encoder, steps=steps, seed=seed)
+                rows.append((arm, count, seed, table))
+    report(rows)
+
+
+def cohort(out: Path, unlabelled: int, validation: int) -> tuple[Path, pd.DataFrame]:
+    """Simulate the two sides and prepare them; returns the store and the label table of one study a patient."""
+    sides = {"train": (unlabelled, 100), "validation": (int(1.3 * validation), 200)}
+    tables = []
+    for split, (n, seed) in sides.items():
+        folder = simulate_cohort(out / split, n, seed=seed, spacing_mm=3.0, slice_mm=6.0)
+        patients = pd.read_csv(folder / "patients.csv").assign(split=split)
+        patients.to_csv(folder / "patients.csv", index=False)
+        table = pd.read_csv(folder / "labels.csv", dtype=str).assign(split=split)
+        tables.append(table if split == "train" else table.drop_duplicates("patient").head(validation))
+    store = out / "store"
+    if not (store / "manifest.parquet").is_file():
+        prepare([out / split for split in sides], store)
+    return store, pd.concat(tables)
+
+
+def some_labels(labels: pd.DataFrame, out: Path, count: int, seed: int) -> Path:
+    """A label table of `count` training studies, the same for every arm, and all validation studies."""
+    training = labels[labels["split"] == "train"].sample(count, random_state=seed)
+    path = out / f"labels-{count}-{seed}.csv"
+    pd.concat([training, labels[labels["split"] == "validation"]]).drop(columns="split").to_csv(path, index=False)
+    return path
+
+
+def pretrained(arm: str, store: Path, out: Path, *, epochs: int) -> Path:
+    """Pretrain an arm, unless it is done."""
+    run = out / "runs" / slug(arm)
+    method, words = ARMS[arm]
+    if not (run / "seconds.json").is_file():
+        start = time.perf_counter()
+        pretrain(method, store=store, out=run, resume=run.is_dir(), words=[*LOOK, f"max_epochs={epochs}", *words])
+        (run / "seconds.json").write_text(json.dumps(time.perf_counter() - start))
+    return run
+
+
+def tuned(run: Path, store: Path, labels: Path, encoder: Path | None, *, steps: int, seed: int) -> pd.DataFrame:
+    """Fine-tune all of the network, take the last epoch, and predict the validation patients."""
+    predictions = run / "validation" / "predictions.parquet"
+    if not predictions.is_file():
+        count = sum(1 for line in labels.open()) - 1
+        training = count - len(pd.read_csv(labels).pipe(lambda t: t[t["study"].str.startswith("A200")]))
+        epochs = max(1, round(steps / max(1, training // 16)))
+        words = [f"task::grid={GRID}", f"max_epochs={epochs}", f"seed={seed}", f"train::handlers::0::every={epochs}"]
+        finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, words=words, resume=run.is_dir())
+        evaluate_run(run, store=store, labels=labels, split="validation", out=run / "validation")
+    return pd.read_parquet(predictions)
+
+
+def report(rows: list[tuple[str, int, int, pd.DataFrame]]) -> None:
+    """Print each arm's AUC with its interval, and the paired difference to scratch on the same patients and labels."""
+    print(f"{'labels':>6} {'arm':24} {'AUC':>24} {'difference to scratch':>26}   (simulated)")
+    for count in sorted({row[1] for row in rows}):
+        of_scratch = {seed: table for arm, n, seed, table in rows if arm == SCRATCH and n == count}
+        for arm in dict.fromkeys(row[0] for row in rows):
+            tables = {seed: table for a, n, seed, table in rows if a == arm and n == count}
+            truth, patients, scores = pooled(tables)
+            interval = bootstrap_interval(roc_auc, truth, scores, patients)
+            text = f"{count:6d} {arm:24} {interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+            if arm != SCRATCH and of_scratch:
+                _, _, others = pooled(of_scratch)
+                d = paired_difference(roc_auc, truth, scores, others, patients)
+                text += f"     {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})"
+            print(text)
+
+
+def pooled(tables: dict[int, pd.DataFrame]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Truth and patient of each study, and the scores of every seed's network: (N,), (N,), (N, seeds)."""
+    first = next(iter(tables.values())).sort_values("id")
+    scores = [table.sort_values("id")["p_hemorrhage"].to_numpy() for table in tables.values()]
+    return first["y_hemorrhage"].to_numpy(), first["patient"].to_numpy(), np.stack(scores, axis=1)
+
+
+def slug(arm: str) -> str:
+    """An arm's name for a folder."""
+    return arm.replace(",", "").replace("'", "").replace(" ", "-").lower()
+
+
+if __name__ == "__main__":
+    main()
