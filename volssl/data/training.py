@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -16,12 +16,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+from torch import Tensor
 
 from volssl.data.loader import ViewDataset
+from volssl.data.pairs import partners_of
 from volssl.data.store import Store, StoredScan
 from volssl.errors import UserError
 from volssl.progress import say
-from volssl.views.base import Views
+from volssl.views.base import MODALITIES, PairViews, Views
 
 
 class TrainingScans(ViewDataset):
@@ -29,19 +32,24 @@ class TrainingScans(ViewDataset):
 
     Args:
         store: folder of the store.
-        views: turns a scan into tensors.
+        views: turns a scan into tensors; under `pairs`, two scans (`views.pair`).
         seed: of the views.
         split: `train`, or another to evaluate on.
-        modality: `CT` or `MR`.
+        modality: `CT`, `MR`, or `CT+MR` for both.
         labels: a joined label table; only the volumes in it are used.
         fraction: share of the patients to use; the patients of a smaller fraction lie within those of a larger one.
         unique: take one volume of each group of near-duplicates, and for training none of a group that has a part in
             validation or test. None does so for training without labels: a labelled study is never left out.
         fold: train on the patients of the other folds, validate on those of this one; the test stays the test.
+        pairs: what a sample is made of: `volume`, or two volumes that are `series` of a study, studies of a `patient`,
+            or neighbours in `age` (see `volssl.data.pairs`). Both are among the volumes of this data set, so that
+            another kernel of the same acquisition is a partner only where `unique` is False.
+        age_years: largest difference between neighbours in age.
 
     Attributes:
         ids: keys of the volumes, sorted.
         patients: keyed hash of each volume's patient.
+        strata: (volumes,) index of each one's modality in `MODALITIES`; None where one modality was asked for.
 
     Raises:
         UserError: where nothing is left, or the store has no such fold.
@@ -59,28 +67,112 @@ class TrainingScans(ViewDataset):
         fraction: float = 1.0,
         unique: bool | None = None,
         fold: int | None = None,
+        pairs: str = "volume",
+        age_years: int = 2,
     ) -> None:
         opened = Store.open(store)
-        rows = opened.columns("id", "patient", "modality", "group")
-        side = sides(opened, fold)
-        chosen = equal(side, split) & equal(rows["modality"], modality)
-        if labels is not None:
-            chosen &= pc.is_in(rows["id"], pa.array(list(labels.index), pa.string())).to_numpy()
-        if unique or (unique is None and labels is None and split == "train"):
-            chosen = one_of_each(rows, chosen, ~equal(side, "train") if split == "train" else np.zeros_like(chosen))
-        if not chosen.any():
-            labelled = "labelled " if labels is not None else ""
-            raise UserError(
-                f"{store}: no {labelled}{modality} volume of a {split} patient; prepare more studies, or give a split "
-                "column with `volssl prepare --patients`"
-            )
-        rows = rows.filter(pa.array(chosen))
-        if fraction != 1:
-            within = chosen_patients(pc.unique(rows["patient"]).to_pylist(), fraction)
-            rows = rows.filter(pc.is_in(rows["patient"], pa.array(sorted(within))))
+        rows = chosen_rows(
+            opened, split=split, modality=modality, labels=labels, fraction=fraction, unique=unique, fold=fold
+        )
         self.ids: Sequence[str] = Texts(rows["id"])
         self.patients: Sequence[str] = Texts(rows["patient"])
+        self.strata = strata_of(rows["modality"], modality)
         super().__init__(LazyScans(opened, self.ids), views, seed=seed)
+        self.partners = partners_of(opened, rows["id"], pairs, age_years=age_years, views=views)
+
+    def look(self, index: int, rng: np.random.RandomState) -> Mapping[str, Tensor]:
+        """What the views make of a volume, or of it and its partner; then with `kin` (3,), as `Partners` gives it."""
+        if self.partners is None:
+            return super().look(index, rng)
+        partner = self.partners.partner_of(index, rng)
+        views: PairViews = self.views  # type: ignore[assignment]
+        return {
+            **views.pair(self.scans[index], self.scans[partner], rng),
+            "kin": torch.tensor(self.partners.kin(index)),
+        }
+
+
+def chosen_rows(
+    store: Store,
+    *,
+    split: str = "train",
+    modality: str = "CT",
+    labels: pd.DataFrame | None = None,
+    fraction: float = 1.0,
+    unique: bool | None = None,
+    fold: int | None = None,
+) -> pa.Table:
+    """The rows of the manifest that `TrainingScans` takes, with `id`, `patient`, `modality` and `group`; see there.
+
+    Raises:
+        UserError: where nothing is left, or the store has no such fold.
+    """
+    rows = store.columns("id", "patient", "modality", "group")
+    side = sides(store, fold)
+    kinds = modalities(modality)
+    chosen = equal(side, split) & np.any([equal(rows["modality"], kind) for kind in kinds], axis=0)
+    if labels is not None:
+        chosen &= pc.is_in(rows["id"], pa.array(list(labels.index), pa.string())).to_numpy()
+    if unique or (unique is None and labels is None and split == "train"):
+        chosen = one_of_each(rows, chosen, ~equal(side, "train") if split == "train" else np.zeros_like(chosen))
+    if not chosen.any():
+        labelled = "labelled " if labels is not None else ""
+        raise UserError(
+            f"{store.path}: no {labelled}{' or '.join(kinds)} volume of a {split} patient; prepare more studies, or "
+            "give a split column with `volssl prepare --patients`"
+        )
+    rows = rows.filter(pa.array(chosen))
+    if fraction != 1:
+        within = chosen_patients(pc.unique(rows["patient"]).to_pylist(), fraction)
+        rows = rows.filter(pc.is_in(rows["patient"], pa.array(sorted(within))))
+    return rows
+
+
+def training_labels(
+    store: Store, labels: pd.DataFrame, *, fraction: float = 1.0, fold: int | None = None, modality: str = "CT"
+) -> pd.DataFrame:
+    """The rows of a label table that a training which mixes labels in may look at, and how many they are is said.
+
+    They are those that fine-tuning with this fraction and fold trains on: the same patients, nobody of validation or
+    test.
+
+    Args:
+        labels: joined to the store by `join_labels`.
+        fraction: share of the labelled training patients.
+
+    Raises:
+        UserError: no training patient has a label.
+    """
+    rows = chosen_rows(store, modality=modality, labels=labels, fraction=fraction, fold=fold)
+    patients = len(pc.unique(rows["patient"]))
+    say(f"labels of {len(rows)} volumes of {patients} training patients are looked at, and no others")
+    return labels.loc[rows["id"].to_pylist()]
+
+
+def modalities(named: str) -> list[str]:
+    """`CT`, `MR` or `CT+MR` -> the modalities.
+
+    Raises:
+        UserError: for any other.
+    """
+    kinds = named.split("+")
+    if not set(kinds) <= set(MODALITIES):
+        raise UserError(f"modality {named}: unknown; choose {', '.join(MODALITIES)} or {'+'.join(MODALITIES)}")
+    return kinds
+
+
+def strata_of(column: pa.ChunkedArray, named: str) -> np.ndarray | None:
+    """(volumes,) index of each modality in `MODALITIES`; None where one was asked for."""
+    kinds = modalities(named)
+    if len(kinds) == 1:
+        return None
+    strata = np.zeros(len(column), np.uint8)
+    for kind in kinds:
+        here = equal(column, kind)
+        strata[here] = MODALITIES.index(kind)
+        if not here.any():
+            say(f"no {kind} volume of {named} is there: every batch is of the other modality")
+    return strata
 
 
 class LazyScans(Sequence[StoredScan]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -48,3 +48,10 @@ class Views(Protocol):
     """Turns one scan into the named tensors a method wants; picklable, and random through `rng` alone."""
 
     def __call__(self, scan: Scan, rng: np.random.RandomState) -> dict[str, Tensor]: ...
+
+
+@runtime_checkable
+class PairViews(Views, Protocol):
+    """Views that can be made of two scans as well, which are to be alike: two series, two studies, two neighbours."""
+
+    def pair(self, scan: Scan, partner: Scan, rng: np.random.RandomState) -> dict[str, Tensor]: ...
