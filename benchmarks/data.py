@@ -28,7 +28,7 @@ from rivals import Cohort, rates
 from series import prepare_rows
 
 from volssl.data import Store, prepare
-from volssl.data.store import _mapped, volume_path
+from volssl.data.stored_volume import _mapped, volume_path
 from volssl.views.base import Box
 
 CROP = (96, 96, 96)

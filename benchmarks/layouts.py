@@ -4,7 +4,7 @@
     python benchmarks/layouts.py --base SCAN.nii.gz    # on a volume of your own instead of the made CT
 
 Each line is one layout: its share of the voxels' bytes, the time to pack a volume, and the time to open its file and
-read a box at a random place, medians; all layouts take turns at every box. `volssl/data/store.py` says what was chosen.
+read a box at a random place, medians; all layouts take turns at every box. `volssl/data/stored_volume.py` says what was chosen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import nibabel as nib
 import numpy as np
 from made import noisy_ct, noisy_mr
 
-from volssl.data.store import BLOCK_VOXELS, CHUNK_VOXELS, CPARAMS, fitted, open_volume
+from volssl.data.stored_volume import BLOCK_VOXELS, CHUNK_VOXELS, CPARAMS, fitted, open_volume
 
 BOXES = ((96, 96, 96), (64, 64, 64), (192, 224, 40), (512, 512, 5))
 Size = tuple[int, int, int]

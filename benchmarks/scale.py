@@ -28,7 +28,8 @@ from volssl.data import Store, TrainingScans
 from volssl.data.ledger import _parquet
 from volssl.data.manifest import Row, table_of
 from volssl.data.sampler import StepSampler
-from volssl.data.store import FORMAT, MANIFEST, STORE_RECORD, VOLUMES
+from volssl.data.store import FORMAT, MANIFEST, STORE_RECORD
+from volssl.data.stored_volume import VOLUMES
 from volssl.views import RandomCrops
 
 PAPER = (24_440, 1_345_040)  # volumes, slices (Ghesu et al. 2022, CT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -48,7 +49,7 @@ def write_atomically(
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True, private: bool = False) -> None:
     """Write a file atomically; one that holds the same already is not touched."""
-    if path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data:
+    if path.exists() and _is_as_wanted(path, data, private=private):
         return
     write_atomically(path, lambda file: file.write(data), sync=sync, private=private)
 
@@ -56,6 +57,11 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True, private: bool = F
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; one that holds the same already is not touched."""
     write_bytes(path, text.encode())
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a text that only its owner may read (mode 600); bytes of a path that are no UTF-8 stay what they were."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"), private=True)
 
 
 def sync_to_disk(path: Path) -> None:
@@ -70,3 +76,10 @@ def sync_to_disk(path: Path) -> None:
 def is_full_disk(error: OSError) -> bool:
     """Whether writing failed for want of space."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _is_as_wanted(path: Path, data: bytes, *, private: bool) -> bool:
+    found = path.stat()
+    if found.st_size != len(data) or (private and stat.S_IMODE(found.st_mode) != PRIVATE):
+        return False
+    return path.read_bytes() == data

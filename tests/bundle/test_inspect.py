@@ -20,7 +20,7 @@ from volssl.bundle.inspect import inspect_store, note_kind, volume_table
 from volssl.data import Store, prepare
 from volssl.data.manifest import table_of
 from volssl.data.reasons import REASONS
-from volssl.data.store import volume_path
+from volssl.data.stored_volume import volume_path
 from volssl.errors import UserError
 from volssl.evaluation.contact_sheet import chosen, grey_levels, tile_picture
 from volssl.evaluation.oddness import MEASURES, flags, robust_z, z_scores

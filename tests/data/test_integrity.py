@@ -16,7 +16,7 @@ from volssl.data import Store, prepare
 from volssl.data.integrity import Damage, damaged
 from volssl.data.inventory import escaped, inventory
 from volssl.data.manifest import array_checksum
-from volssl.data.store import volume_path, write_volume
+from volssl.data.stored_volume import volume_path, write_volume
 from volssl.errors import UserError
 
 TRAILER = 360  # bytes at the end that hold blosc2's index of chunks and what stands beside the voxels

@@ -15,16 +15,12 @@ import pytest
 from tests.data.sources import block, write_cohort, write_nifti
 from volssl.data import Store, prepare
 from volssl.data.manifest import SCHEMA, array_checksum
-from volssl.data.store import (
+from volssl.data.store import FORMAT, JOURNAL, MANIFEST, STORE_RECORD, StoredScan
+from volssl.data.stored_volume import (
     BLOCK_VOXELS,
     CHUNK_VOXELS,
-    FORMAT,
-    JOURNAL,
-    MANIFEST,
     OPEN_FILES,
-    STORE_RECORD,
     VOLUMES,
-    StoredScan,
     fitted,
     open_volume,
     volume_path,

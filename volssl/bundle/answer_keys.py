@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from volssl.data.keys import keyed_hash, settle_key, write_private
+from volssl.data.keys import keyed_hash, settle_key
 from volssl.data.ledger import PATHS
 from volssl.data.studies import Study
 from volssl.data.volume import Origin
 from volssl.errors import UserError
+from volssl.files import write_private
 
 COLUMNS = ("key", "answer", "path", "study_uid", "series_uid", "sop_instance_uids")
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from volssl.data.crew import CrashError, crew
 from volssl.data.manifest import Row, array_checksum
-from volssl.data.store import JOURNAL, VOLUMES, Store, open_volume, packed, volume_path
+from volssl.data.store import JOURNAL, Store
+from volssl.data.stored_volume import VOLUMES, open_volume, packed, volume_path
 from volssl.progress import say, track
 
 CHECKED = ("id", "shape", "dtype", "checksum", "affine", "modality")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from volssl.errors import UserError
+from volssl.files import write_private
 
 KEY_FILE = "private.key"  # in the store
 SOURCE_KEY_FILE = "volssl.key"  # in the root of a source folder; the simulator writes one
@@ -87,14 +87,3 @@ def settle_key(folder: Path, roots: Sequence[Path], given: Path | None, *, check
 def key_check(key: bytes) -> str:
     """By which a key is known again; it does not lead back to the key."""
     return keyed_hash(key, "check", "")
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file only its owner may read (mode 600), whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

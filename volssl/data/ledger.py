@@ -25,9 +25,11 @@ import pyarrow.parquet as pq
 
 from volssl.data.keys import write_private
 from volssl.data.manifest import Row, table_of
-from volssl.data.store import JOURNAL, MANIFEST, VOLUMES, Store, is_whole, sync_to_disk, volume_path, write_whole
+from volssl.data.store import JOURNAL, MANIFEST, Store
+from volssl.data.stored_volume import VOLUMES, is_whole, volume_path
 from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
+from volssl.files import sync_to_disk, write_bytes
 
 REJECTED = "rejected.csv"
 PATHS = "paths.csv"
@@ -122,9 +124,9 @@ class Ledger:
         """Write manifest, refusals and paths, drop volumes that no row names, and end the journal."""
         self._sync_volumes()
         table = table_of(list(self.rows.values()))
-        write_whole(self.store / MANIFEST, _parquet(table))
+        write_bytes(self.store / MANIFEST, _parquet(table))
         refused = [asdict(self.rejected[key]) for key in sorted(self.rejected)]
-        write_whole(self.store / REJECTED, _csv(REJECTED_COLUMNS, refused).encode())
+        write_bytes(self.store / REJECTED, _csv(REJECTED_COLUMNS, refused).encode())
         kept = sorted({*self.rows, *self.rejected} & self.paths.keys())
         paths = _csv(("key", "path"), [{"key": key, "path": path} for key in kept for path in self.paths[key]])
         if not (self.store / PATHS).exists() or _text(self.store / PATHS) != paths:

@@ -12,7 +12,7 @@ from monai.data import ImageReader
 from monai.data.utils import is_supported_format
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from volssl.data.store import DAMAGE, open_volume, unreadable
+from volssl.data.stored_volume import DAMAGE, open_volume, unreadable
 
 
 class StoreReader(ImageReader):  # type: ignore[misc]

@@ -21,20 +21,11 @@ from volssl.data.manifest import Row, row_of
 from volssl.data.patients import PatientTable, find_patients, join_patients, settle_splits
 from volssl.data.sources import Refused, Source, gather
 from volssl.data.splits import SPLITS, read_split_plan
-from volssl.data.store import (
-    FORMAT,
-    JOURNAL,
-    MANIFEST,
-    STORE_RECORD,
-    VOLUMES,
-    check_format,
-    is_full_disk,
-    volume_path,
-    write_volume,
-    write_whole,
-)
+from volssl.data.store import FORMAT, JOURNAL, MANIFEST, STORE_RECORD, check_format
+from volssl.data.stored_volume import VOLUMES, volume_path, write_volume
 from volssl.data.volume import PATIENT_UNKNOWN, RefusedError, Volume
 from volssl.errors import UsageError, UserError
+from volssl.files import is_full_disk, write_text
 from volssl.progress import say, track
 
 OWN = {STORE_RECORD, MANIFEST, JOURNAL, VOLUMES, KEY_FILE, PATHS, REJECTED, LOCK}
@@ -253,7 +244,7 @@ def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: Pre
         "splits": plan.as_dict(),
         "key_check": key_check(key),
     }
-    write_whole(ledger.store / STORE_RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    write_text(ledger.store / STORE_RECORD, json.dumps(record, indent=2) + "\n")
     ledger.fold()
     summary.volumes = len(rows)
     summary.patients = len({row["patient"] for row in rows})

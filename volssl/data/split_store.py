@@ -28,9 +28,10 @@ from volssl.data.splits import (
     same_person,
     settle,
 )
-from volssl.data.store import JOURNAL, STORE_RECORD, Store, write_whole
+from volssl.data.store import JOURNAL, STORE_RECORD, Store
 from volssl.data.strata import Stratum, dealt, merged, person_labels
 from volssl.errors import UserError
+from volssl.files import write_text
 from volssl.progress import say
 
 
@@ -167,7 +168,7 @@ def _written(store: Store, draw: partial[None], plan: SplitPlan) -> list[Row]:
         draw(rows)
         ledger.fold()
         record = json.loads((store.path / STORE_RECORD).read_text()) | {"splits": plan.as_dict()}
-        write_whole(store.path / STORE_RECORD, (json.dumps(record, indent=2) + "\n").encode())
+        write_text(store.path / STORE_RECORD, json.dumps(record, indent=2) + "\n")
     return rows
 
 
