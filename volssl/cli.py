@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from enum import StrEnum
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import volssl
-from volssl.errors import UsageError, UserError, user_error_in
+from volssl.errors import UsageError, UserError, file_error, unforeseen, user_error_in
 from volssl.progress import console, say
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells expect
@@ -362,28 +361,6 @@ def main() -> None:
     if code == INTERRUPTED:
         say("stopped")
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def file_error(error: Exception) -> str | None:
-    """The line for a disk that is full or a path that may not be used, wherever it was noticed."""
-    if not isinstance(error, OSError):
-        return None
-    said = {
-        errno.ENOSPC: "the disk is full; free some space and run the command again",
-        errno.EDQUOT: "the quota of the disk is used up; free some space and run the command again",
-        errno.EACCES: "there is no permission to use it; ask for it, or name another place",
-        errno.EPERM: "there is no permission to use it; ask for it, or name another place",
-        errno.EROFS: "its disk is read-only; name another place",
-        errno.ENOTDIR: "a part of this path is a file where a folder should be; name another place",
-    }.get(error.errno or 0)
-    return f"{error.filename or 'a file'}: {said}" if said else None
-
-
-def unforeseen(error: BaseException) -> str:
-    """An error that nobody foresaw in one line: the one at the root, not the library's wrappers around it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no further word'])[0]}"
 
 
 if __name__ == "__main__":

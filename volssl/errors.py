@@ -1,6 +1,8 @@
-"""The one exception a user is meant to read: a line that says what is wrong, where, and what to do."""
+"""What a user reads of an error: one line that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
+
+import errno
 
 
 class UserError(Exception):
@@ -18,3 +20,25 @@ def user_error_in(error: BaseException | None) -> UserError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def file_error(error: Exception) -> str | None:
+    """The line for a disk that is full or a path that may not be used, wherever it was noticed."""
+    if not isinstance(error, OSError):
+        return None
+    said = {
+        errno.ENOSPC: "the disk is full; free some space and run the command again",
+        errno.EDQUOT: "the quota of the disk is used up; free some space and run the command again",
+        errno.EACCES: "there is no permission to use it; ask for it, or name another place",
+        errno.EPERM: "there is no permission to use it; ask for it, or name another place",
+        errno.EROFS: "its disk is read-only; name another place",
+        errno.ENOTDIR: "a part of this path is a file where a folder should be; name another place",
+    }.get(error.errno or 0)
+    return f"{error.filename or 'a file'}: {said}" if said else None
+
+
+def unforeseen(error: BaseException) -> str:
+    """An error that nobody foresaw in one line: the one at the root, not the library's wrappers around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no further word'])[0]}"
