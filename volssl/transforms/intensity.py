@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
 def adjust(image: Tensor, *, gamma: float, scale: float, shift: float) -> Tensor:
     """`clamp(scale * image ** gamma + shift)`: the paper's non-linear, then linear rescaling of values in [0, 1]."""
-    changed = image if gamma == 1 else image.pow(gamma)
-    return (changed * scale + shift).clamp_(0.0, 1.0)
+    changed = image * scale if gamma == 1 else image.pow(gamma).mul_(scale)
+    return changed.add_(shift).clamp_(0.0, 1.0)
+
+
+def add_noise(image: Tensor, *, sigma: float, seed: int) -> Tensor:
+    """Add Gaussian noise of a standard deviation, the same for the same seed; held to [0, 1]."""
+    drawn = torch.randn(image.shape, generator=torch.Generator().manual_seed(seed))
+    return torch.add(image, drawn, alpha=sigma).clamp_(0.0, 1.0)
 
 
 def draw_intensity(

@@ -49,10 +49,19 @@ def resample_box(image: Tensor, box: FloatBox, size: tuple[int, int, int], fill:
     result = image.to(torch.float32)
     if fill:
         result = result - fill
-    for axis, ((start, stop), n) in enumerate(zip(box, size, strict=True), start=1):
-        length = image.shape[axis]
-        if (start, stop, n) == (0, length, length):
-            continue
-        weights = axis_weights(length, start, stop, n)
-        result = torch.movedim(torch.movedim(result, axis, -1) @ weights.T, -1, axis)
+    shrinks_most_first = sorted(range(3), key=lambda axis: size[axis] / image.shape[axis + 1])
+    for axis in shrinks_most_first:
+        (start, stop), n, length = box[axis], size[axis], image.shape[axis + 1]
+        if (start, stop, n) != (0, length, length):
+            result = along(result, axis, axis_weights(length, start, stop, n))
     return (result + fill).contiguous() if fill else result.contiguous()
+
+
+def along(image: Tensor, axis: int, weights: Tensor) -> Tensor:
+    """Multiply one spatial axis of (C, R, A, S), 0 to 2, by a matrix (new, old); nothing is transposed in memory."""
+    if axis == 2:
+        return image @ weights.T
+    if axis == 1:
+        return weights @ image
+    c, r, a, s = image.shape
+    return (weights @ image.reshape(c, r, a * s)).reshape(c, -1, a, s)

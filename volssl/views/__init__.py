@@ -3,6 +3,7 @@
 from volssl.views.base import Box, Scan, Views
 from volssl.views.cropper import Cropper
 from volssl.views.multicrop import MultiCrop
+from volssl.views.presets import generic, paper
 from volssl.views.random_crops import RandomCrops
 
-__all__ = ["Box", "Cropper", "MultiCrop", "RandomCrops", "Scan", "Views"]
+__all__ = ["Box", "Cropper", "MultiCrop", "RandomCrops", "Scan", "Views", "generic", "paper"]

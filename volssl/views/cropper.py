@@ -125,6 +125,11 @@ class Cropper:
             r, a, s = (n / new for n, new in zip(scan.shape, rescaled, strict=True))
         return r, a, s
 
+    def is_padded(self, scan: Scan) -> bool:
+        """Whether the scan is smaller than the crop at whatever scale, along some axis."""
+        smallest = self.step(scan, 0.0 if self.rescale is None else 1.0)  # the largest image has the smallest voxels
+        return any(n * step > have + 1e-6 for n, step, have in zip(self.size, smallest, scan.shape, strict=True))
+
 
 def read_box(scan: Scan, box: FloatBox, size: Size, windows_hu: Windows | None) -> Tensor:
     """Read only the voxels that a box needs, window them, and bring them to `size`: (C, *size) in [0, 1]."""

@@ -2,119 +2,207 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from volssl.progress import say
-from volssl.transforms.crops import covering, draw_box, shrink
-from volssl.transforms.intensity import adjust, draw_intensity
-from volssl.transforms.resample import FloatBox, resample_box
-from volssl.transforms.window import window
-from volssl.views.base import Scan
+from volssl.transforms.intensity import add_noise, adjust, draw_intensity
+from volssl.transforms.resample import FloatBox
+from volssl.transforms.window import Windows
+from volssl.views.base import Box, Scan
+from volssl.views.cropper import Cropper, Millimetres, Rescale, needed, resample_part, values
+from volssl.views.energies import Energies, Spectrum
 
-Size = tuple[int, int, int]
 LOOKED_AT = 2000  # scans, at most, whose size `say_padding` asks for
 
 
-class MultiCrop:
-    """Draw crops of several sizes, each with its own scale, place, flip and intensity.
+@dataclass(frozen=True)
+class Crop:
+    """All that was drawn for one crop: cut again, it comes out the same.
 
-    For each crop: up to `border` of the foreground is cut off each side; the voxel size is `spacing_mm` times a factor
-    drawn from `zoom`; the crop's place is drawn last, uniform where it lies inside what is left. A crop larger than
-    that is centred and padded with the lowest value of the window: only what lies outside of the scan is padding.
-    Intensities are windowed to [0, 1], then gamma and a linear change are drawn.
+    Attributes:
+        kind: which of the sizes.
+        box: first and last edge along each axis, in voxels of the scan.
+        reference: energies to bring the bands to, (bands, channels), or None.
+        flips: the axes to mirror, 1 to 3.
+        intensity: `gamma`, `scale` and `shift`.
+        noise: its standard deviation.
+        seed: of the noise.
+    """
+
+    kind: int
+    box: FloatBox
+    reference: np.ndarray | None
+    flips: tuple[int, ...]
+    intensity: dict[str, float]
+    noise: float
+    seed: int
+
+
+class MultiCrop:
+    """Draw crops of several sizes, each with its own scale, place, flips and intensity.
+
+    Each crop is a `Cropper`'s: windowed to [0, 1], its scale drawn before its place. Then, in this order: its energy
+    bands are brought to drawn energies, axes are mirrored, gamma and then a linear change are applied, noise is added.
+    All of that is drawn for every crop by itself. `draw` says what happens, `make` does it.
 
     Args:
-        sizes: voxels of the large and of the small crops along R, A, S.
+        sizes: of the large and of the small crops along R, A, S.
+        unit: of the sizes; `mm` are turned into voxels of `spacing_mm`, rounded.
         counts: how many of each.
         spacing_mm: nominal voxel size of a crop along R, A, S.
         zoom: range of the factor on the spacing of large and of small crops; above 1 sees more, coarser.
-        border: largest share of the foreground cut off each side.
-        window_hu: (center, width).
+        rescale: the paper's rule in the place of `spacing_mm` and `zoom`.
+        border: largest share of the extent cut off each side.
+        min_overlap: how much of itself or of the first crop, whichever is smaller, every other crop shares with the
+            first at least: 0 to 1, of the volume. Where the place left by `border` is too small for that, as much as
+            there is.
+        window_hu: (center, width), or one such pair for each channel.
+        energies: reference energies of the store, or None for no change of energy bands.
+        energy_probability: share of crops whose bands are changed.
         gamma: range of the exponent; [1.8, 2.6] in the paper, which darkens what is faint.
         gamma_probability: share of crops with a gamma.
         scale: range of the factor on the intensity.
-        shift: range of the offset, in shares of the intensity range.
-        flip: probability of a left-right flip.
+        shift: range of the offset, in shares of the whole image's intensity range, which is 1 after the window.
+        flip: probability of a mirror image along R, A, S.
         noise: largest standard deviation of added noise.
+
+    Raises:
+        ValueError: for lists of unequal length, another unit, or energies of other windows.
     """
 
     def __init__(
         self,
         *,
-        sizes: Sequence[Size] = ((192, 224, 40), (96, 112, 20)),
+        sizes: Sequence[Sequence[float]] = ((192, 224, 40), (96, 112, 20)),
+        unit: str = "voxels",
         counts: Sequence[int] = (1, 4),
-        spacing_mm: tuple[float, float, float] = (0.875, 0.875, 3.5),
+        spacing_mm: Millimetres = (0.875, 0.875, 3.5),
         zoom: Sequence[tuple[float, float]] = ((0.7, 1.0), (0.6, 1.0)),
+        rescale: Rescale | None = None,
         border: float = 0.1,
-        window_hu: tuple[float, float] = (55.0, 200.0),
+        min_overlap: float = 0.0,
+        window_hu: Windows = (55.0, 200.0),
+        energies: Energies | None = None,
+        energy_probability: float = 0.5,
         gamma: tuple[float, float] = (1.8, 2.6),
         gamma_probability: float = 0.5,
         scale: tuple[float, float] = (0.9, 1.1),
         shift: tuple[float, float] = (-0.2, 0.2),
-        flip: float = 0.5,
+        flip: tuple[float, float, float] = (0.5, 0.0, 0.0),
         noise: float = 0.05,
     ) -> None:
         if not len(sizes) == len(counts) == len(zoom):
             raise ValueError(f"sizes, counts and zoom are of one length, not {len(sizes)}, {len(counts)}, {len(zoom)}")
-        self.sizes = [(int(r), int(a), int(s)) for r, a, s in sizes]
-        self.counts, self.zoom = list(counts), [(float(low), float(high)) for low, high in zoom]
-        self.spacing_mm, self.border, self.window_hu = spacing_mm, border, window_hu
+        if unit not in ("voxels", "mm"):
+            raise ValueError(f"sizes are in voxels or in mm, not in {unit!r}")
+        if not 0 <= min_overlap <= 1:
+            raise ValueError(f"an overlap is a share of 0 to 1, this one is {min_overlap}")
+        if energies is not None:
+            energies.check_windows(window_hu)
+        self.croppers = [
+            Cropper(
+                size=[round(n) for n in size] if unit == "voxels" else None,
+                extent_mm=size if unit == "mm" else None,
+                spacing_mm=spacing_mm,
+                zoom=factors,
+                rescale=rescale,
+                border=border,
+                windows_hu=window_hu,
+            )
+            for size, factors in zip(sizes, zoom, strict=True)
+        ]
+        self.counts, self.min_overlap, self.window_hu = list(counts), min_overlap, window_hu
+        self.energies, self.energy_probability = energies, energy_probability
         self.gamma, self.gamma_probability, self.scale, self.shift = gamma, gamma_probability, scale, shift
         self.flip, self.noise = flip, noise
 
     def __call__(self, scan: Scan, rng: np.random.RandomState) -> dict[str, Tensor]:
         """One scan -> `crop0`, `crop1`, … (C, *size), float32 in [0, 1], large ones first."""
-        kinds = [kind for kind, count in enumerate(self.counts) for _ in range(count)]
-        return {f"crop{i}": self.crop(scan, rng, size=self.sizes[k], zoom=self.zoom[k]) for i, k in enumerate(kinds)}
+        return {f"crop{i}": crop for i, crop in enumerate(self.make(scan, self.draw(scan, rng)))}
+
+    def draw(self, scan: Scan, rng: np.random.RandomState) -> list[Crop]:
+        """What happens to each crop, large ones first; always as many draws for a scan of one modality."""
+        crops: list[Crop] = []
+        for kind in (kind for kind, count in enumerate(self.counts) for _ in range(count)):
+            near = crops[0].box if crops else None
+            box = self.croppers[kind].draw(scan, rng, near=near, min_overlap=self.min_overlap)
+            reference = self.energies.draw(scan.modality, rng) if self.energies is not None else None
+            crops.append(
+                Crop(
+                    kind=kind,
+                    box=box,
+                    reference=reference if rng.uniform() < self.energy_probability else None,
+                    flips=tuple(1 + int(axis) for axis in np.flatnonzero(rng.uniform(size=3) < self.flip)),
+                    intensity=draw_intensity(
+                        rng,
+                        gamma=self.gamma,
+                        gamma_probability=self.gamma_probability,
+                        scale=self.scale,
+                        shift=self.shift,
+                    ),
+                    noise=rng.uniform(0, self.noise),
+                    seed=int(rng.randint(2**31)),
+                )
+            )
+        return crops
+
+    def make(self, scan: Scan, crops: Sequence[Crop]) -> list[Tensor]:
+        """Cut the crops, (C, *size) each, and change them as was drawn."""
+        bands = self.energies is not None and any(crop.reference is not None for crop in crops)
+        spectrum = Spectrum(scan, self.energies) if bands and self.energies is not None else None
+        made = []
+        for image, crop in zip(self.cut(scan, crops), crops, strict=True):
+            if spectrum is not None and crop.reference is not None:
+                image = spectrum.rebalance(image, crop.box, crop.reference)
+            if crop.flips:
+                image = image.flip(crop.flips)
+            image = adjust(image, **crop.intensity)
+            made.append(add_noise(image, sigma=crop.noise, seed=crop.seed) if self.noise else image)
+        return made
+
+    def cut(self, scan: Scan, crops: Sequence[Crop]) -> list[Tensor]:
+        """The crops as the scan has them: one box that holds all is read where it is no larger than all of them."""
+        sizes = [self.croppers[crop.kind].size for crop in crops]
+        voxels = [needed(scan.shape, crop.box, size) for crop, size in zip(crops, sizes, strict=True)]
+        hull = around(voxels)
+        if volume(hull) > sum(map(volume, voxels)):
+            return [self.croppers[crop.kind].cut(scan, crop.box) for crop in crops]
+        read = values(scan, hull, self.window_hu)
+        return [
+            resample_part(read[within(part, hull)], part, crop.box, size)
+            for part, crop, size in zip(voxels, crops, sizes, strict=True)
+        ]
 
     def say_padding(self, scans: Sequence[Scan]) -> None:
-        """Tell the user how many scans are smaller than a crop at its smallest zoom, and so are padded."""
+        """Tell the user how many scans are smaller than a crop at its smallest, and so are padded."""
         every = max(1, -(-len(scans) // LOOKED_AT))
         scans, some = scans[::every], " looked at" if every > 1 else ""
-        for size, zoom in zip(self.sizes, self.zoom, strict=True):
-            needed = [n * mm * zoom[0] for n, mm in zip(size, self.spacing_mm, strict=True)]
-            short = sum(any(have < need for have, need in zip(extent_mm(scan), needed, strict=True)) for scan in scans)
+        for cropper in self.croppers:
+            short = sum(cropper.is_padded(scan) for scan in scans)
             if short:
                 say(
-                    f"{short} of {len(scans)} volumes{some} are smaller than a crop of {'×'.join(map(str, size))} "
-                    "voxels: the crop is centred and padded with the lowest value of the window"
+                    f"{short} of {len(scans)} volumes{some} are smaller than a crop of "
+                    f"{'×'.join(map(str, cropper.size))} voxels: the crop is centred and padded with the lowest value "
+                    "of the window"
                 )
 
-    def crop(self, scan: Scan, rng: np.random.RandomState, *, size: Size, zoom: tuple[float, float]) -> Tensor:
-        """One crop, (C, *size)."""
-        cut = rng.uniform(0, self.border, size=6)
-        bounds = shrink(scan.foreground, (cut[0], cut[1], cut[2], cut[3], cut[4], cut[5]))
-        factor = rng.uniform(*zoom)
-        step = [mm * factor / own for mm, own in zip(self.spacing_mm, scan.spacing_mm, strict=True)]
-        box = draw_box(rng, bounds, (size[0] * step[0], size[1] * step[1], size[2] * step[2]), scan.shape)
-        image = read_resampled(scan, box, size, self.window_hu)
-        if rng.uniform() < self.flip:
-            image = image.flip(1)
-        change = draw_intensity(
-            rng, gamma=self.gamma, gamma_probability=self.gamma_probability, scale=self.scale, shift=self.shift
-        )
-        image = adjust(image, **change)
-        sigma = rng.uniform(0, self.noise)
-        if self.noise:
-            drawn = torch.from_numpy(rng.standard_normal(image.shape).astype(np.float32))
-            image = (image + sigma * drawn).clamp_(0.0, 1.0)
-        return image
 
-
-def extent_mm(scan: Scan) -> tuple[float, float, float]:
-    """Extent of what is not air along R, A, S."""
-    r, a, s = ((stop - start) * mm for (start, stop), mm in zip(scan.foreground, scan.spacing_mm, strict=True))
+def around(boxes: Sequence[Box]) -> Box:
+    """The smallest box that holds all of them."""
+    r, a, s = ((min(side[0] for side in sides), max(side[1] for side in sides)) for sides in zip(*boxes, strict=True))
     return r, a, s
 
 
-def read_resampled(scan: Scan, box: FloatBox, size: Size, window_hu: tuple[float, float]) -> Tensor:
-    """Read only what a box needs, window it, and bring it to `size`: (C, *size) in [0, 1]."""
-    margin = [max((stop - start) / n, 1.0) for (start, stop), n in zip(box, size, strict=True)]
-    whole = covering(box, scan.shape, (margin[0], margin[1], margin[2]))
-    image = window(torch.from_numpy(np.ascontiguousarray(scan.read(whole))), *window_hu)
-    local = [(start - first, stop - first) for (start, stop), (first, _) in zip(box, whole, strict=True)]
-    return resample_box(image, (local[0], local[1], local[2]), size)
+def volume(box: Box) -> int:
+    """Voxels of a box."""
+    return math.prod(stop - start for start, stop in box)
+
+
+def within(box: Box, hull: Box) -> tuple[slice, ...]:
+    """Where a box lies in what was read of the box around it, (C, R, A, S)."""
+    return slice(None), *(slice(a - first, b - first) for (a, b), (first, _) in zip(box, hull, strict=True))
