@@ -17,7 +17,7 @@ import typer
 from volssl import load_encoder
 from volssl.bundle.workflow import pretrain
 from volssl.data import Store, prepare
-from volssl.views.multicrop import read_resampled
+from volssl.views.cropper import read_box
 
 
 def features_of(run: Path, store: Path) -> torch.Tensor:
@@ -30,7 +30,7 @@ def features_of(run: Path, store: Path) -> torch.Tensor:
         ((n - size * step) / 2, (n + size * step) / 2)
         for n, size, step in zip(scan.shape, contract.grid, steps, strict=True)
     )
-    image = read_resampled(scan, (r, a, s), contract.grid, contract.window_hu or (0.0, 1.0))  # (1, R, A, S) in [0, 1]
+    image = read_box(scan, (r, a, s), contract.grid, contract.window_hu or (0.0, 1.0))  # (1, R, A, S) in [0, 1]
     with torch.no_grad():
         return encoder.pooled(image[None])[0]
 
