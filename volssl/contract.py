@@ -20,7 +20,7 @@ class InputContract:
         spacing_mm: nominal voxel size along R, A, S.
         grid: voxels of a usual input along R, A, S; encoders take others too.
         value_range: lowest and highest input value.
-        channels: of the input.
+        channels: of the input, one for each window; 0 takes as many as there are windows, or 1 without.
         orientation: of the axes; always RAS.
     """
 
@@ -29,7 +29,7 @@ class InputContract:
     spacing_mm: tuple[float, float, float]
     grid: tuple[int, int, int]
     value_range: tuple[float, float] = (0.0, 1.0)
-    channels: int = 1
+    channels: int = 0
     orientation: str = "RAS"
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,16 +45,40 @@ class InputContract:
         # YAML brings lists; tuples make contracts comparable.
         for name in ("window_hu", "spacing_mm", "grid", "value_range"):
             object.__setattr__(self, name, as_tuple(getattr(self, name)))
+        if len(self.windows_hu) == 1:  # a list of one pair is that pair
+            object.__setattr__(self, "window_hu", self.windows_hu[0])
+        if not self.channels:
+            object.__setattr__(self, "channels", len(self.windows_hu) or 1)
+        if self.windows_hu and self.channels != len(self.windows_hu):
+            raise UserError(
+                f"window_hu {as_list(self.window_hu)} makes {len(self.windows_hu)} channels and {self.channels} are "
+                "named; give a window for each channel"
+            )
 
-    def refuse_unlike(self, other: InputContract, *, what: str) -> None:
+    @property
+    def windows_hu(self) -> tuple[tuple[float, float], ...]:
+        """(center, width) of each channel; none where no CT was seen."""
+        window: Any = self.window_hu
+        if not window:
+            return ()
+        return window if isinstance(window[0], tuple) else (window,)
+
+    def refuse_unlike(self, other: InputContract, *, what: str, one_for_several: bool = False) -> None:
         """Raise a UserError where `other`, which is about to feed an encoder of this contract, differs from it.
 
         The other's modalities must be among this one's. Windows (where both look at CT), value range, channels and
         orientation must be equal; the voxel size may differ by a factor of two, the range over which views rescale in
         pretraining. The grid is free.
+
+        Args:
+            what: is refused, for the message.
+            one_for_several: let one window stand for several among which it is, or several for one of them: for who
+                brings the weights from one to the other.
         """
         both_ct = "CT" in other.modality and "CT" in self.modality
-        names = ("modality", *(("window_hu",) if both_ct else ()), "value_range", "channels", "orientation")
+        names = ["modality", *(("window_hu",) if both_ct else ()), "value_range", "channels", "orientation"]
+        if one_for_several and self.one_for_several(other):
+            names = [name for name in names if name not in ("window_hu", "channels")]
         for name in names:
             mine, theirs = getattr(self, name), getattr(other, name)
             fits = set(theirs.split("+")) <= set(mine.split("+")) if name == "modality" else mine == theirs
@@ -69,6 +93,13 @@ class InputContract:
                     f"{what}: it was trained with {mine_mm} mm along {axis} and would be fed {theirs_mm} mm, more "
                     "than a factor of two apart; choose a grid nearer to it or another encoder"
                 )
+
+    def one_for_several(self, other: InputContract) -> bool:
+        """Whether one of the two has one channel, the other several, and the one's window is among the several's."""
+        one, several = sorted((self, other), key=lambda contract: contract.channels)
+        if one.channels != 1 or several.channels == 1:
+            return False
+        return not (one.windows_hu and several.windows_hu) or one.windows_hu[0] in several.windows_hu
 
 
 def as_tuple(value: Any) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from volssl.encoders.base import Encoder
+from volssl.encoders.base import Encoder, Size
 
 
 def projection_head(in_dim: int, out_dim: int, hidden: int = 2048) -> nn.Sequential:
@@ -17,21 +19,26 @@ def projection_head(in_dim: int, out_dim: int, hidden: int = 2048) -> nn.Sequent
 
 
 class SliceHead(nn.Module):
-    """One logit a slice, from the finest level that still has every slice and from the deepest one.
+    """One logit a slice, from levels of an encoder's pyramid. Pyramid -> (B, slices).
 
-    Both levels are pooled in plane (maximum and mean), the deep one is brought to the number of slices, and a small
-    convolution along S looks at the neighbours. Pyramid -> (B, slices).
+    Each level is pooled in plane (maximum and mean) and brought to the number of slices, and a small convolution along
+    S looks at the neighbours. Fine levels tell where, deep ones what: `slice_levels` chooses.
+
+    Args:
+        channels: of each level of the pyramid.
+        levels: which are looked at.
+        slices: of the result.
     """
 
-    def __init__(self, fine_channels: int, deep_channels: int, *, fine_level: int, slices: int) -> None:
+    def __init__(self, channels: Sequence[int], *, levels: Sequence[int], slices: int) -> None:
         super().__init__()
-        self.fine_level, self.slices = fine_level, slices
-        self.mix = nn.Conv1d(2 * (fine_channels + deep_channels), 32, kernel_size=3, padding=1)
+        self.levels, self.slices = tuple(levels), slices
+        self.mix = nn.Conv1d(2 * sum(channels[level] for level in levels), 32, kernel_size=3, padding=1)
         self.score = nn.Conv1d(32, 1, kernel_size=1)
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         rows = []
-        for level in (self.fine_level, -1):
+        for level in self.levels:
             x = pyramid[level]
             profile = torch.cat([x.amax(dim=(2, 3)), x.mean(dim=(2, 3))], dim=1)  # (B, 2 C, S / stride)
             if profile.shape[-1] != self.slices:
@@ -40,6 +47,17 @@ class SliceHead(nn.Module):
         hidden = functional.leaky_relu(self.mix(torch.cat(rows, dim=1)), 0.01)
         scores: Tensor = self.score(hidden)
         return scores.squeeze(1)
+
+
+def slice_levels(strides: Sequence[Size]) -> tuple[int, ...]:
+    """The levels of a pyramid that tell of slices, by its strides.
+
+    The deepest level that still has every slice, and the last. Where no level has every slice, all: the finest along
+    S is a stem that has seen little around a voxel, and each deeper one places what it knows less exactly.
+    """
+    last = len(strides) - 1
+    whole = [level for level, stride in enumerate(strides) if stride[2] == 1]
+    return tuple(dict.fromkeys((whole[-1], last))) if whole else tuple(range(last + 1))
 
 
 class TaskNetwork(nn.Module):
@@ -60,10 +78,8 @@ class TaskNetwork(nn.Module):
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
         self.labels = nn.Linear(encoder.dim, volume + types)
-        whole = [level for level, stride in enumerate(encoder.strides) if stride[2] == 1]
-        fine = whole[-1] if whole else 0
         self.slices = (
-            SliceHead(encoder.channels[fine], encoder.channels[-1], fine_level=fine, slices=slices) if slices else None
+            SliceHead(encoder.channels, levels=slice_levels(encoder.strides), slices=slices) if slices else None
         )
 
     def forward(self, x: Tensor) -> Tensor:

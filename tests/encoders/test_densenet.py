@@ -52,15 +52,3 @@ def test_pooled_parts_equal_adaptive_pooling(shape: tuple[int, int, int]) -> Non
 def test_too_small_an_input_names_the_axis() -> None:
     with pytest.raises(ValueError, match="axis S has 3 voxels, at least 4"):
         PaperDenseNet()(torch.zeros(1, 1, 32, 32, 3))
-
-
-def test_recomputing_blocks_changes_no_gradient() -> None:
-    torch.manual_seed(1)
-    plain = PaperDenseNet(growth=2, init_features=4, compress=2)
-    saving = PaperDenseNet(growth=2, init_features=4, compress=2, checkpointing=True)
-    saving.load_state_dict(plain.state_dict())
-    x = torch.rand(2, 1, 32, 32, 8)
-    for encoder in (plain, saving):
-        encoder.pooled(x).square().sum().backward()
-    for a, b in zip(plain.parameters(), saving.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)

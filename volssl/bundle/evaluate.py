@@ -20,7 +20,7 @@ from volssl.bundle.simulated import simulated_notice
 from volssl.bundle.workflow import CONFIG
 from volssl.data import Store, join_labels, refuse_seen
 from volssl.data.training import sides
-from volssl.encoders.file import load_weights
+from volssl.encoders.weights import load_weights
 from volssl.errors import UserError
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
 from volssl.evaluation.report import write_report

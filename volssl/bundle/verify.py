@@ -21,6 +21,7 @@ from torch import Tensor
 from volssl.bundle.config import read_config
 from volssl.bundle.metadata import LARGEST_FILE_MB, METADATA, BundleFacts, read_facts
 from volssl.bundle.weights import read_weights
+from volssl.contract import as_list
 from volssl.errors import UserError
 from volssl.progress import say
 
@@ -50,11 +51,23 @@ ALLOWED: dict[str, dict[str, Any]] = {
     },
     "volssl.bundle.weights.BundleWeights": {"bundle_root": "@bundle_root", "network": "@network_def"},
     "volssl.data.studies.Studies": {"data": "@dataset_dir", "transform": "@preprocessing", "modality": ANY},
+    "volssl.encoders.DenseNet121": {"in_channels": ANY, "init_features": ANY, "growth": ANY, "checkpointing": ANY},
     "volssl.encoders.PaperDenseNet": {
         "in_channels": ANY,
         "init_features": ANY,
         "growth": ANY,
         "compress": ANY,
+        "checkpointing": ANY,
+    },
+    "volssl.encoders.SwinUNETR": {
+        "in_channels": ANY,
+        "feature_size": ANY,
+        "depths": ANY,
+        "num_heads": ANY,
+        "window_size": ANY,
+        "drop_path_rate": ANY,
+        "downsample": ANY,
+        "use_v2": ANY,
         "checkpointing": ANY,
     },
     "volssl.heads.TaskNetwork": {"encoder": ANY, "volume": ANY, "types": ANY, "slices": ANY, "dropout": ANY},
@@ -135,7 +148,7 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> 
     for name, fed, wanted in (
         ("grid", config.get("grid"), list(contract.grid)),
         ("extent_mm", config.get("extent_mm"), extent_mm),
-        ("window_hu", config.get("window_hu"), list(contract.window_hu or ())),
+        ("window_hu", config.get("window_hu"), as_list(contract.window_hu or ())),
         ("modality", modality, contract.modality),
     ):
         if not same(fed, wanted):

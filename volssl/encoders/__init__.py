@@ -1,7 +1,24 @@
 """Encoders: volumes in, pyramids of features and pooled vectors out."""
 
 from volssl.encoders.base import Encoder
+from volssl.encoders.build import build_encoder, encoder_like, load_encoder
 from volssl.encoders.densenet import PaperDenseNet
-from volssl.encoders.file import load_encoder, save_encoder, start_from
+from volssl.encoders.densenet121 import DenseNet121
+from volssl.encoders.file import save_encoder, start_from
+from volssl.encoders.stock import save_stock_weights
+from volssl.encoders.swin import SwinUNETR
+from volssl.encoders.swin_decoder import UNETRDecoder
 
-__all__ = ["Encoder", "PaperDenseNet", "load_encoder", "save_encoder", "start_from"]
+__all__ = [
+    "DenseNet121",
+    "Encoder",
+    "PaperDenseNet",
+    "SwinUNETR",
+    "UNETRDecoder",
+    "build_encoder",
+    "encoder_like",
+    "load_encoder",
+    "save_encoder",
+    "save_stock_weights",
+    "start_from",
+]

@@ -20,6 +20,8 @@ class Encoder(nn.Module):
         dim: length of the pooled feature.
         min_size: the smallest input along R, A, S.
         multiple: what the input's size must be divisible by along R, A, S.
+        first_layers: names of the weights (out, in_channels, ...) that see the input, so that weights for one channel
+            can be brought to several.
         settings: the arguments of `__init__`, so that a file can build the encoder again.
     """
 
@@ -29,6 +31,7 @@ class Encoder(nn.Module):
     dim: int
     min_size: Size
     multiple: Size = (1, 1, 1)
+    first_layers: tuple[str, ...] = ()
     settings: dict[str, Any]
 
     @abstractmethod

@@ -22,9 +22,9 @@ from itertools import product
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from volssl.encoders.base import Encoder, Size
+from volssl.encoders.recompute import recomputed
 
 UNITS = (1, 2, 3, 3, 3)
 IN_PLANE_BLOCKS = 2
@@ -83,6 +83,7 @@ class PaperDenseNet(Encoder):
     """
 
     min_size: Size = (16, 16, 4)
+    first_layers = ("stem.0.weight",)
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class PaperDenseNet(Encoder):
         recompute = self.checkpointing and self.training
         for pool, block in zip(self.pools, self.blocks, strict=True):
             x = pool(x)
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            x = recomputed(block, x) if recompute else block(x)
             pyramid.append(x)
         return pyramid
 
