@@ -146,6 +146,62 @@ def test_a_loader_of_a_rank_gives_its_share() -> None:
     assert equal(both, batches(0, 5, 0))
 
 
+STRATA = np.array([0] * 20 + [1] * 7)  # 20 CT and 7 MR
+
+
+def stratified(batch_size: int, *, start: int = 0, stop: int = 30, rank: int = 0, world_size: int = 1) -> StepSampler:
+    return StepSampler(27, batch_size, 4, start, stop, rank=rank, world_size=world_size, strata=STRATA)
+
+
+def test_a_batch_is_split_evenly_over_the_modalities_by_turns() -> None:
+    sampler = stratified(6)
+    assert sampler.steps_per_epoch == 27 // 6
+    for step in sampler:
+        assert [int(STRATA[index]) for _, index in step] == [0, 1] * 3
+        assert len({index for _, index in step}) == 6
+
+
+def test_each_modality_is_passed_over_at_its_own_pace_and_drawn_anew_in_each_pass() -> None:
+    # three of each a step: a pass over 20 takes 6 steps and leaves two out, one over 7 takes 2 and leaves one out
+    steps = list(stratified(6, stop=12))
+    passes = [[step[stratum][0] for step in steps] for stratum in (0, 1)]
+    assert passes == [[0] * 6 + [1] * 6, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]]
+    drawn = [sample for step in steps for sample in step]
+    assert len(set(drawn)) == len(drawn) == 72
+    assert len({index for cycle, index in drawn if cycle == 0 and STRATA[index] == 0}) == 18
+    assert {index for _, index in drawn} >= set(range(20, 27))
+
+
+def test_ranks_share_every_modality_and_a_later_start_goes_on() -> None:
+    whole = [sorted(step) for step in stratified(12)]
+    ranks = [list(stratified(4, rank=rank, world_size=3)) for rank in range(3)]
+    for expected, *shares in zip(whole, *ranks, strict=True):
+        assert sorted(sample for share in shares for sample in share) == expected
+        assert all([int(STRATA[index]) for _, index in share] == [0, 1, 0, 1] for share in shares)
+    assert list(stratified(4, start=7, rank=1, world_size=3)) == ranks[1][7:]
+
+
+def test_one_stratum_is_none() -> None:
+    plain = StepSampler(10, 4, 0, 0, 6)
+    assert list(StepSampler(10, 4, 0, 0, 6, strata=[1] * 10)) == list(plain)
+
+
+def test_batches_that_modalities_cannot_share_are_refused() -> None:
+    with pytest.raises(UserError, match="a batch of 3 cannot be split evenly over 2 modalities: take a multiple of 2"):
+        stratified(3)
+    with pytest.raises(UserError, match="takes 8 volumes of each of 2 modalities, and of one there are only 7"):
+        stratified(8, world_size=2)
+    with pytest.raises(ValueError, match="codes of strata for 10 samples"):
+        StepSampler(10, 2, 0, 0, 1, strata=[0])
+
+
+def test_the_loader_splits_over_the_strata_of_its_dataset() -> None:
+    data = dataset(12)
+    data.strata = np.arange(12) % 3
+    (batch,) = step_loader(data, batch_size=6, seed=0, start_step=0, total_steps=1, workers=0)
+    assert (batch["index"] % 3).tolist() == [0, 1, 2] * 2
+
+
 def test_ranks_that_cannot_be_are_refused() -> None:
     with pytest.raises(
         UserError, match="a batch of 6 on each of 2 ranks cannot be drawn from 10 volumes: take a batch "

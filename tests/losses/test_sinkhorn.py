@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from torch import distributed
 
+from tests.ranks import on_ranks
 from volssl.losses import sinkhorn
 
 
@@ -27,11 +32,49 @@ def cosines(samples: int, prototypes: int, seed: int = 0) -> torch.Tensor:
     return z @ c.T
 
 
+def by_duals(scores: np.ndarray, epsilon: float, iterations: int) -> np.ndarray:
+    """The codes from the dual of the entropic transport problem, in float64: potentials f of samples, g of prototypes.
+
+    q_bk is exp((s_bk + f_b + g_k) / epsilon); each half-step solves for one potential so that its marginal holds
+    (Cuturi 2013): each prototype B/K, each sample 1.
+    """
+    s = scores.astype(np.float64)
+    f, g = np.zeros(len(s)), np.zeros(s.shape[1])
+    share = np.log(len(s) / s.shape[1])
+    for _ in range(iterations):
+        g = epsilon * (share - logsumexp((s + f[:, None]) / epsilon, axis=0))
+        f = -epsilon * logsumexp((s + g[None]) / epsilon, axis=1)
+    return np.exp((s + f[:, None] + g[None]) / epsilon)
+
+
 @pytest.mark.parametrize(("epsilon", "iterations"), [(0.05, 3), (0.03, 3), (0.03, 1), (0.5, 10)])
 def test_codes_equal_the_published_algorithm(epsilon: float, iterations: int) -> None:
     scores = cosines(24, 10)
     codes = sinkhorn(scores, epsilon=epsilon, iterations=iterations)
     assert np.abs(codes.numpy() - published(scores.numpy(), epsilon, iterations)).max() <= 1e-6
+    assert np.abs(codes.numpy() - by_duals(scores.numpy(), epsilon, iterations)).max() <= 1e-6
+
+
+def test_codes_equal_those_of_another_toolkit() -> None:
+    """What `lightly.loss.swav_loss.sinkhorn` of lightly 1.6.0 gives for these scores in float64, to ten digits."""
+    i, j = torch.arange(4.0)[:, None], torch.arange(3.0)[None]
+    theirs = {
+        0.05: [
+            [0.8268770100, 0.0, 0.1731229900],
+            [0.0291720123, 0.0, 0.9708279877],
+            [0.0, 1.0, 0.0],
+            [0.0, 1.0, 0.0],
+        ],
+        0.5: [
+            [0.5533235455, 0.0036128967, 0.4430635578],
+            [0.4234855782, 0.0135878983, 0.5629265235],
+            [0.1345515336, 0.7849272093, 0.0805212571],
+            [0.0721428585, 0.8431700869, 0.0846870546],
+        ],
+    }
+    for epsilon, expected in theirs.items():
+        codes = sinkhorn(torch.cos(i * i + 3 * j), epsilon=epsilon, iterations=3)
+        torch.testing.assert_close(codes, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
 def test_rows_sum_to_one_and_many_iterations_use_all_prototypes_equally() -> None:
@@ -60,11 +103,12 @@ def test_input_is_untouched_and_codes_carry_no_gradient() -> None:
     assert not codes.requires_grad
 
 
-def test_half_precision_and_autocast_do_not_overflow() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_and_autocast_do_not_overflow(dtype: torch.dtype) -> None:
     scores = cosines(12, 6)
-    exact = sinkhorn(scores.bfloat16().float(), epsilon=0.03, iterations=3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        codes = sinkhorn(scores.bfloat16(), epsilon=0.03, iterations=3)
+    exact = sinkhorn(scores.to(dtype).float(), epsilon=0.03, iterations=3)
+    with torch.autocast("cpu", dtype=dtype):
+        codes = sinkhorn(scores.to(dtype), epsilon=0.03, iterations=3)
     assert codes.dtype == torch.float32
     torch.testing.assert_close(codes, exact)
 
@@ -75,31 +119,24 @@ def test_a_constant_on_all_scores_cancels() -> None:
     torch.testing.assert_close(shifted, sinkhorn(scores, epsilon=0.05, iterations=3), atol=1e-6, rtol=1e-4)
 
 
-def test_ranks_with_different_numbers_of_rows_equal_one_process() -> None:
-    """Three ranks of 7, 1 and 0 rows, run in lock step by threads that meet in the collective."""
-    import threading
+def summed(values: torch.Tensor) -> torch.Tensor:
+    total = values.clone()
+    distributed.all_reduce(total)
+    return total
 
+
+def codes_of_a_rank(rank: int, scores: torch.Tensor) -> list[torch.Tensor]:
+    """The codes of a rank's rows, for equal, unequal and no rows."""
+    distributed.init_process_group("gloo")
+    shares = [scores.split(rows)[rank] for rows in ([4, 4], [7, 1], [8, 0])]
+    return [sinkhorn(share, epsilon=0.03, iterations=3, all_reduce=summed) for share in shares]
+
+
+def test_two_processes_equal_one_on_the_joined_rows_also_with_unequal_and_no_rows(tmp_path: Path) -> None:
     scores = cosines(8, 5)
-    parts = [scores[:7], scores[7:], scores[:0]]
-    barrier, slots, results = threading.Barrier(3), [torch.zeros(1)] * 3, [torch.zeros(1)] * 3
-
-    def work(rank: int) -> None:
-        def all_reduce(x: torch.Tensor) -> torch.Tensor:
-            slots[rank] = x
-            barrier.wait()
-            total = slots[0] + slots[1] + slots[2]
-            barrier.wait()
-            return total
-
-        results[rank] = sinkhorn(parts[rank], epsilon=0.03, iterations=3, all_reduce=all_reduce)
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    together = sinkhorn(scores, epsilon=0.03, iterations=3)
-    torch.testing.assert_close(torch.cat(results), together, atol=1e-6, rtol=0)
+    whole = sinkhorn(scores, epsilon=0.03, iterations=3)
+    for parts in zip(*on_ranks(codes_of_a_rank, tmp_path, scores), strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole, atol=1e-6, rtol=0)
 
 
 def test_bad_arguments_are_refused() -> None:

@@ -45,6 +45,27 @@ def test_loss_and_gradient_equal_the_equation(assigned: list[int], with_queue: b
         torch.testing.assert_close(a.grad, b.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_the_loss_equals_that_of_another_toolkit() -> None:
+    """What `lightly.loss.SwaVLoss` of lightly 1.6.0 gives for two large and two small crops, without and with queue."""
+    i, j = torch.arange(4.0)[:, None], torch.arange(3.0)[None]
+    scores = [torch.cos(i * i + 3 * j + v) for v in range(4)]
+    queue = [torch.cos(j - i + v) for v in (5, 6)]
+    assert float(swav_loss(scores, assigned=[0, 1], **OPTIONS)) == pytest.approx(8.1770546, abs=1e-5)
+    assert float(swav_loss(scores, assigned=[0, 1], queue_scores=queue, **OPTIONS)) == pytest.approx(
+        8.1358161, abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
+    scores, queue = [s.to(dtype) for s in crops(3)], [s.to(dtype) for s in crops(1, samples=9)]
+    with torch.autocast("cpu", dtype=dtype):
+        loss = swav_loss(scores, assigned=[1], queue_scores=queue, **OPTIONS)
+    in_full = swav_loss([s.float() for s in scores], assigned=[1], queue_scores=[s.float() for s in queue], **OPTIONS)
+    assert loss.dtype == torch.float32
+    assert float(loss) == float(in_full)
+
+
 def test_one_assigned_crop_gets_no_gradient_from_its_own_codes() -> None:
     scores = [s.requires_grad_() for s in crops(2)]
     swav_loss(scores, assigned=[0], **OPTIONS).backward()

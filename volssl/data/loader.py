@@ -54,9 +54,13 @@ class ViewDataset(Dataset[Sample]):
         with one_thread():
             return [self._sample(epoch, index) for epoch, index in batch]
 
+    def look(self, index: int, rng: np.random.RandomState) -> Mapping[str, Tensor]:
+        """What the views make of a scan."""
+        return self.views(self.scans[index], rng)
+
     def _sample(self, epoch: int, index: int) -> Sample:
         scan = self.scans[index]
-        sample = dict(self.views(scan, sample_rng(self.seed, epoch, index)))
+        sample = dict(self.look(index, sample_rng(self.seed, epoch, index)))
         extras = self.extras[index] if self.extras is not None else {}
         for name, value in {**extras, "index": index, "modality": MODALITIES.index(scan.modality)}.items():
             if name in sample:
@@ -80,7 +84,8 @@ def step_loader(
     """A loader of one batch for each step from `start_step` to `total_steps`, in pinned memory where there is a GPU.
 
     Args:
-        dataset: addressed by (epoch, index), such as a `ViewDataset`.
+        dataset: addressed by (epoch, index), such as a `ViewDataset`; with `strata`, a code for each sample, batches are
+            split evenly over them.
         batch_size: samples a step, on each rank.
         seed: of the order; the views have the dataset's.
         workers: loading processes; 0 loads in this one. The batches are the same.
@@ -89,10 +94,17 @@ def step_loader(
         prefetch_factor: batches that each worker has ready or in the making.
 
     Raises:
-        UserError: a batch, of all ranks together, is larger than the dataset.
+        UserError: a batch, of all ranks together, is larger than the dataset, or cannot be split evenly over strata.
     """
     sampler = StepSampler(
-        len(cast(Sized, dataset)), batch_size, seed, start_step, total_steps, rank=rank, world_size=world_size
+        len(cast(Sized, dataset)),
+        batch_size,
+        seed,
+        start_step,
+        total_steps,
+        rank=rank,
+        world_size=world_size,
+        strata=getattr(dataset, "strata", None),
     )
     return DataLoader(
         dataset,

@@ -5,7 +5,9 @@ Every rank enters every call, in the same order, also with no row of its own: el
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -14,13 +16,42 @@ from torch import distributed as torch_distributed
 
 
 def world_size() -> int:
-    """How many processes train together; 1 without `torchrun`."""
-    return torch_distributed.get_world_size() if torch_distributed.is_initialized() else 1
+    """How many processes train together; before they have met, as `torchrun` says. 1 without it."""
+    if torch_distributed.is_initialized():
+        return torch_distributed.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
     """Which of them this is, from 0."""
-    return torch_distributed.get_rank() if torch_distributed.is_initialized() else 0
+    if torch_distributed.is_initialized():
+        return torch_distributed.get_rank()
+    return int(os.environ.get("RANK", "0"))
+
+
+def join_ranks(device: str | torch.device | None, *, timeout_minutes: float = 30.0) -> torch.device:
+    """Meet the other processes that `torchrun` started, and take a device; alone, only take a device.
+
+    Over NCCL on GPUs, each rank its own, and over gloo on CPUs. Both are named: left to choose, libraries have run as
+    many jobs beside one another without a word.
+
+    Args:
+        device: `cpu`, `cuda`, or None for a GPU where there is one.
+        timeout_minutes: how long a rank waits for the others before it fails. One that validates is waited for.
+
+    Returns:
+        The device of this rank.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if world_size() == 1:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if not torch_distributed.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        torch_distributed.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    return device
 
 
 @torch.no_grad()

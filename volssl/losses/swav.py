@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,16 +18,17 @@ def swav_loss(
     temperature: float,
     epsilon: float,
     iterations: int,
-    all_reduce: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Predict the codes of each assigned crop from every other crop.
+
+    In float32 whatever autocast says. The scores are those of the whole batch, of all ranks: nothing is exchanged here.
 
     Args:
         scores: for each crop (B, K), cosine similarities with the prototypes.
         assigned: the crops whose codes are computed; large or small.
         queue_scores: for each assigned crop (Q, K), similarities of earlier samples, which make the codes less flat.
         temperature: divides the scores in the prediction.
-        epsilon, iterations, all_reduce: see `sinkhorn`.
+        epsilon, iterations: see `sinkhorn`.
 
     Returns:
         A scalar: over assigned crops i, the mean over crops v other than i of the cross-entropy of q_i and
@@ -42,7 +43,7 @@ def swav_loss(
     loss = scores[0].new_zeros((), dtype=torch.float32)
     for position, i in enumerate(assigned):
         rows = scores[i] if queue_scores is None else torch.cat([queue_scores[position], scores[i]])
-        codes = sinkhorn(rows, epsilon=epsilon, iterations=iterations, all_reduce=all_reduce)[-len(scores[i]) :]
+        codes = sinkhorn(rows, epsilon=epsilon, iterations=iterations)[len(rows) - len(scores[i]) :]
         others = [-(codes * log_p[v]).sum(dim=1).mean() for v in range(len(scores)) if v != i]
         loss = loss + torch.stack(others).mean()
     return loss / len(assigned)

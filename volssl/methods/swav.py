@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import count, takewhile
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from volssl.encoders.base import Encoder
+from volssl.errors import UserError
 from volssl.heads import projection_head
 from volssl.losses import swav_loss
+from volssl.losses.collapse import effective_rank, feature_spread, prototype_use
 from volssl.methods.base import Batch, Losses, Method, Progress
-from volssl.views.base import Views
+from volssl.views.base import MODALITIES, Views
 from volssl.views.multicrop import MultiCrop
 
 
 class SwAV(Method):
-    """Swapped prediction over many crops, with a queue and prototypes that start frozen.
+    """Swapped prediction over many crops, with queues and prototypes that start frozen.
 
     The defaults are Table 1 of Ghesu et al. 2022. What the order of things hangs on, after SwAV's own code: prototypes
-    are normalised in place before the forward pass; the queue holds features, scored with the current prototypes, and
+    are normalised in place before they are used; the queue holds features, scored with the current prototypes, and
     is used once it is full, which is checked before the batch is pushed; a frozen step leaves the prototypes without a
     gradient, so that neither decay nor momentum moves them.
+
+    Of several modalities each has its own prototypes, queue and Sinkhorn over its own samples (Eq. 4); encoder and
+    projector are shared. The paper says that Eq. 1 is adapted likewise, not how: here the loss is the mean over the
+    modalities of a batch of each one's swapped prediction. Where a batch is split evenly, that is the mean over samples.
 
     Args:
         encoder: any `Encoder`.
         views: makes `crop0`, `crop1`, … of one scan; `MultiCrop()` where None.
-        prototypes: number of clusters K.
+        modalities: those that have prototypes; a sample of another is refused.
+        prototypes: number of clusters K, of each modality.
         feature_dim: length of the projected feature.
         hidden_dim: of the projection head.
         temperature: divides the scores in the prediction.
         epsilon: entropy weight of the codes.
         iterations: of Sinkhorn.
-        assigned: crops whose codes are computed.
-        queue_length: features kept for each assigned crop; 0 for no queue.
-        queue_start_epoch: first epoch, from 0, in which the queue is filled.
+        assigned: crops whose codes are computed; large or small.
+        queue_length: features kept for each assigned crop of a modality; 0 for no queue.
+        queue_start_epoch: first epoch, from 0, in which the queues are filled.
         freeze_steps: steps in which the prototypes stay.
+
+    Raises:
+        UserError: for modalities that do not exist.
     """
 
+    couples_samples = True
     queue: Tensor
     queue_filled: Tensor
     step: Tensor
@@ -50,6 +62,7 @@ class SwAV(Method):
         encoder: Encoder,
         *,
         views: Views | None = None,
+        modalities: Sequence[str] = ("CT",),
         prototypes: int = 1500,
         feature_dim: int = 128,
         hidden_dim: int = 2048,
@@ -62,81 +75,110 @@ class SwAV(Method):
         freeze_steps: int = 4000,
     ) -> None:
         super().__init__(encoder, views=views or MultiCrop())
+        if not modalities or not set(modalities) <= set(MODALITIES) or len(set(modalities)) != len(modalities):
+            raise UserError(f"modalities {list(modalities)}: take some of {', '.join(MODALITIES)}, each once")
+        self.modalities = tuple(modalities)
         self.projector: nn.Module = projection_head(encoder.dim, feature_dim, hidden_dim)
-        self.prototypes = nn.Linear(feature_dim, prototypes, bias=False)
+        bound = 1 / math.sqrt(feature_dim)  # as a linear layer begins, which the prototypes are in SwAV's own code
+        self.prototypes = nn.Parameter(torch.empty(len(modalities), prototypes, feature_dim).uniform_(-bound, bound))
         self.temperature, self.epsilon, self.iterations = temperature, epsilon, iterations
         self.assigned = tuple(assigned)
         self.queue_length, self.queue_start_epoch = queue_length, queue_start_epoch
         self.freeze_steps = freeze_steps
-        self.register_buffer("queue", torch.zeros(len(self.assigned), queue_length, feature_dim))
-        self.register_buffer("queue_filled", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("queue", torch.zeros(len(modalities), len(self.assigned), queue_length, feature_dim))
+        self.register_buffer("queue_filled", torch.zeros(len(modalities), dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
-        self._last: dict[str, float] = {}
+        self._last: dict[str, Tensor] = {}
 
-    def forward(self, batch: Batch) -> Losses:
-        """`crop0` … (B, C, R, A, S) -> loss, and the mean entropy of the predictions."""
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """`crop0` … (B, C, R, A, S) -> under the same names unit features (B, feature_dim), and `modality` (B,).
+
+        One pass of the encoder a shape, one of the projector over all crops.
+        """
+        names = list(takewhile(batch.__contains__, (f"crop{i}" for i in count())))
+        pooled: dict[str, Tensor] = {}
+        for shape in dict.fromkeys(batch[name].shape for name in names):
+            same = [name for name in names if batch[name].shape == shape]
+            rows = self.encoder.pooled(torch.cat([batch[name] for name in same]))
+            pooled |= zip(same, rows.chunk(len(same)), strict=True)
+        projected = self.projector(torch.cat([pooled[name] for name in names]))
+        features = functional.normalize(projected.float(), dim=1).chunk(len(names))
+        return dict(zip(names, features, strict=True)) | {"modality": batch["modality"]}
+
+    def losses(self, embedded: Mapping[str, Tensor]) -> Losses:
+        """What `embed` made of the whole batch -> the mean loss of its modalities."""
         with torch.no_grad():
-            self.prototypes.weight.copy_(functional.normalize(self.prototypes.weight, dim=1))
-        crops = [batch[name] for name in sorted(batch) if name.startswith("crop")]
-        features = self.features(crops)
+            self.prototypes.copy_(functional.normalize(self.prototypes, dim=2))
+        features = [embedded[name] for name in sorted(embedded.keys() - {"modality"}, key=lambda name: int(name[4:]))]
         # A detached weight has no gradient at all: what is frozen neither decays nor coasts.
-        frozen = int(self.step) < self.freeze_steps
-        weight = self.prototypes.weight.detach() if frozen else self.prototypes.weight
-        scores = [functional.linear(f.float(), weight.float()) for f in features]
-        loss = swav_loss(
+        prototypes = self.prototypes.detach() if int(self.step) < self.freeze_steps else self.prototypes
+        losses, scored = [], []
+        with torch.autocast(features[0].device.type, enabled=False):
+            for m, rows in self.rows_of_modalities(embedded["modality"]).items():
+                own = [f[rows] for f in features]
+                scores = [f @ prototypes[m].T for f in own]
+                losses.append(self.swapped_prediction(m, scores))
+                scored.append(scores[0])
+                if self.training:
+                    self.enqueue(m, [own[i] for i in self.assigned])
+            self.observe(features[0], scored)
+        return {"loss": torch.stack(losses).mean()}
+
+    def rows_of_modalities(self, modality: Tensor) -> dict[int, Tensor]:
+        """Which rows of a batch belong to each modality that is in it, by its place in `modalities`.
+
+        Raises:
+            UserError: where a sample's modality has no prototypes.
+        """
+        present = modality.unique().tolist()
+        names = [MODALITIES[code] for code in present]
+        if not set(names) <= set(self.modalities):
+            raise UserError(
+                f"volumes of {', '.join(names)} are given, and SwAV has prototypes for {', '.join(self.modalities)}: "
+                f"set method::modalities=[{','.join(names)}]"
+            )
+        return {
+            self.modalities.index(name): (modality == code).nonzero().squeeze(1)
+            for name, code in zip(names, present, strict=True)
+        }
+
+    def swapped_prediction(self, m: int, scores: Sequence[Tensor]) -> Tensor:
+        """The loss of one modality, with its queue once that is full; scores (B, K) of each crop."""
+        full = 0 < self.queue_length <= int(self.queue_filled[m])
+        with torch.no_grad():
+            queue_scores = [queue @ self.prototypes[m].T for queue in self.queue[m]] if full else None
+        return swav_loss(
             scores,
             assigned=self.assigned,
-            queue_scores=self.queue_scores(),
+            queue_scores=queue_scores,
             temperature=self.temperature,
             epsilon=self.epsilon,
             iterations=self.iterations,
         )
-        if self.training:
-            self.enqueue([features[i] for i in self.assigned])
-        self.observe(features, scores)
-        return {"loss": loss}
-
-    def features(self, crops: Sequence[Tensor]) -> list[Tensor]:
-        """Project each crop: one pass of the encoder a shape, one of the head over all. -> (B, feature_dim)s."""
-        pooled: list[Tensor | None] = [None] * len(crops)
-        for shape in dict.fromkeys(tuple(crop.shape) for crop in crops):
-            same = [i for i, crop in enumerate(crops) if tuple(crop.shape) == shape]
-            rows = self.encoder.pooled(torch.cat([crops[i] for i in same]))
-            for i, part in zip(same, rows.chunk(len(same)), strict=True):
-                pooled[i] = part
-        projected = self.projector(torch.cat([p for p in pooled if p is not None]))
-        return list(functional.normalize(projected.float(), dim=1).chunk(len(crops)))
-
-    def queue_scores(self) -> list[Tensor] | None:
-        """Scores of the queue with the current prototypes, per assigned crop (Q, K); None until it is full."""
-        if self.queue_length == 0 or int(self.queue_filled) < self.queue_length:
-            return None
-        with torch.no_grad():
-            return [queue @ self.prototypes.weight.float().T for queue in self.queue]
 
     @torch.no_grad()
-    def enqueue(self, features: Sequence[Tensor]) -> None:
-        """Push a batch of features, newest first, from the first epoch that fills the queue on."""
+    def enqueue(self, m: int, features: Sequence[Tensor]) -> None:
+        """Push a modality's part of a batch, newest first, from the first epoch that fills the queue on."""
         if self.queue_length == 0 or int(self.epoch) < self.queue_start_epoch:
             return
-        for queue, new in zip(self.queue, features, strict=True):
-            queue.copy_(torch.cat([new.detach().float(), queue])[: self.queue_length])
-        self.queue_filled += len(features[0])
+        for queue, new in zip(self.queue[m], features, strict=True):
+            queue.copy_(torch.cat([new, queue])[: self.queue_length])
+        self.queue_filled[m] += len(features[0])
 
-    @torch.no_grad()
-    def observe(self, features: Sequence[Tensor], scores: Sequence[Tensor]) -> None:
-        """Keep what the collapse monitor reads: spread of the features, and how many prototypes are used."""
-        use = torch.softmax(scores[0].float() / self.temperature, dim=1).mean(dim=0)
-        self._last = {
-            "feature_std": float(features[0].float().std(dim=0, correction=0).mean() * math.sqrt(features[0].shape[1])),
-            "prototype_entropy": float(-(use * use.clamp(min=1e-12).log()).sum() / math.log(len(use))),
-        }
+    def observe(self, features: Tensor, scores: Sequence[Tensor]) -> None:
+        """Keep what the collapse monitor reads, of the first crop: features (B, dim), scores (B, K) a modality."""
+        uses = [torch.stack(prototype_use(s, temperature=self.temperature)) for s in scores]
+        entropy, dead = torch.stack(uses).mean(dim=0)
+        self._last = {"feature_std": feature_spread(features), "prototype_entropy": entropy, "prototypes_dead": dead}
+        if 0 < self.queue_length <= int(self.queue_filled.min()):
+            self._last["effective_rank"] = torch.stack([effective_rank(queue[0]) for queue in self.queue]).mean()
 
     def on_step_end(self, progress: Progress) -> None:
         self.step.fill_(progress.step)
         self.epoch.fill_(progress.epoch)
 
     def diagnostics(self) -> dict[str, float]:
-        """`feature_std`: 1 where features fill the sphere, 0 at collapse. `prototype_entropy`: 1 where all are used."""
-        return dict(self._last)
+        """What `engine.monitor` reads; the effective rank is that of the queue, once it is full."""
+        floor = math.log(self.prototypes.shape[1])
+        return {name: float(value) for name, value in self._last.items()} | {"loss_floor": floor}
