@@ -64,7 +64,7 @@ def test_a_keyword_that_the_config_does_not_state_is_accepted_and_reaches_the_ob
     assert values == {"method::temperature": 0.2, "method::queue_length": 960}
     small = values | {"method::prototypes": 7, "method::hidden_dim": 8}
     method = ConfigParser(resolved(SWAV, small)).get_parsed_content("method")
-    assert (method.temperature, method.queue.shape[1], method.prototypes.weight.shape[0]) == (0.2, 960, 7)
+    assert (method.temperature, method.queue.shape[2], method.prototypes.shape[1]) == (0.2, 960, 7)
 
 
 def test_a_key_inside_of_a_list_is_named_by_its_place() -> None:

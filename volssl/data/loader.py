@@ -84,8 +84,8 @@ def step_loader(
     """A loader of one batch for each step from `start_step` to `total_steps`, in pinned memory where there is a GPU.
 
     Args:
-        dataset: addressed by (epoch, index), such as a `ViewDataset`; with `strata`, a code for each sample, batches are
-            split evenly over them.
+        dataset: addressed by (epoch, index), such as a `ViewDataset`; with `strata`, a code for each sample, batches
+            are split evenly over them.
         batch_size: samples a step, on each rank.
         seed: of the order; the views have the dataset's.
         workers: loading processes; 0 loads in this one. The batches are the same.

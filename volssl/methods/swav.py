@@ -30,7 +30,7 @@ class SwAV(Method):
 
     Of several modalities each has its own prototypes, queue and Sinkhorn over its own samples (Eq. 4); encoder and
     projector are shared. The paper says that Eq. 1 is adapted likewise, not how: here the loss is the mean over the
-    modalities of a batch of each one's swapped prediction. Where a batch is split evenly, that is the mean over samples.
+    modalities of a batch of each one's swapped prediction: the mean over samples, where a batch is split evenly.
 
     Args:
         encoder: any `Encoder`.
@@ -131,7 +131,7 @@ class SwAV(Method):
         Raises:
             UserError: where a sample's modality has no prototypes.
         """
-        present = modality.unique().tolist()
+        present = sorted(set(modality.tolist()))
         names = [MODALITIES[code] for code in present]
         if not set(names) <= set(self.modalities):
             raise UserError(
