@@ -4,7 +4,8 @@
     python benchmarks/layouts.py --base SCAN.nii.gz    # on a volume of your own instead of the made CT
 
 Each line is one layout: its share of the voxels' bytes, the time to pack a volume, and the time to open its file and
-read a box at a random place, medians; all layouts take turns at every box. `volssl/data/stored_volume.py` says what was chosen.
+read a box at a random place, medians; all layouts take turns at every box. `volssl/data/stored_volume.py` says what was
+chosen.
 """
 
 from __future__ import annotations

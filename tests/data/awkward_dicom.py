@@ -364,6 +364,8 @@ def _turned_grey(seed: int) -> np.ndarray:
     return np.asarray(stored.min() + stored.max() - stored)
 
 
+METAL = np.rint((block(4200) + 1024.3) / 1.5).astype(np.uint16)
+METAL[12, 10, 5:8] = 65535, 30001, 22528
 OVERLAY = (np.random.RandomState(7).randint(0, 16, (24, 20, 12)) << 12).astype(np.uint16)
 RANGE_12 = np.clip(block(4053), -1024, 2047)
 BYTES = np.clip(block(4054), 0, 250).astype(np.uint8)
@@ -539,6 +541,12 @@ CASES = [
         one(4051, both(as_mr, setting(PhotometricInterpretation="MONOCHROME1"))),
         notes=("MONOCHROME1) was turned",),
         expect=volumes(_turned_grey(4051)),
+    ),
+    Case(
+        "beyond_int16_in_dicom",
+        one(4200, both(stored_as(METAL), setting(RescaleSlope=1.5, RescaleIntercept=-1024.3))),
+        notes=("HU do not fit into int16: they are stored as int32",),
+        expect=volumes(np.rint(METAL * 1.5 - 1024.3)),
     ),
     Case(
         "overlay_above_twelve_bits",

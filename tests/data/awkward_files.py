@@ -57,13 +57,16 @@ def header_bytes(image: nib.Nifti1Image, fields: dict[str, Any]) -> bytes:
     return bytes(header.binaryblock) + bytes(4)
 
 
-def same(expected: np.ndarray, modality: str = "CT", within: float = 0.0) -> Callable[[Rows, Voxels], None]:
-    """One volume of these voxels, in the same order along each axis."""
+def same(
+    expected: np.ndarray, modality: str = "CT", within: float = 0.0, ct: type[np.signedinteger] = np.int16
+) -> Callable[[Rows, Voxels], None]:
+    """One volume of these voxels, in the same order along each axis; `ct` is the type that CT is stored as."""
 
     def expect(rows: Rows, voxels: Voxels) -> None:
         assert [row["modality"] for row in rows] == [modality]
         assert voxels[0].shape == (1, *expected.shape)
-        assert voxels[0].dtype == (np.int16 if modality == "CT" else np.float32)
+        assert rows[0]["dtype"] == str(voxels[0].dtype)
+        assert voxels[0].dtype == (ct if modality == "CT" else np.float32)
         assert np.abs(voxels[0][0].astype(float) - expected).max() <= within
 
     return expect
@@ -285,6 +288,14 @@ HALVES[0, 0, :3] = -1207.4, -3024.0, -1024.6
 BELOW = hu(34)
 BELOW[:2] = -3024
 AIR = np.random.RandomState(SEEDS + 39).randint(-1024, -900, (24, 20, 12)).astype(np.int16)
+METAL = hu(36).astype(np.int32)  # beyond int16 on both sides
+METAL[12, 10, 6], METAL[3, 4, 5], METAL[9, 9, 9] = 70_000, -40_001, 1 << 24
+TITANIUM = hu(63).astype(np.float64)
+TITANIUM[12, 10, 5:8] = 32767.4, 32767.6, 65535.25
+GOLD = (hu(64).astype(np.int32) + 1024).astype(np.uint16)
+GOLD[12, 10, 5:8] = 65535, 65534, 65533
+DAMAGED = hu(65).astype(np.float64)
+DAMAGED[12, 10, 6] = 2.0**31
 UNSIGNED = (hu(32).astype(np.int32) + 1024).astype(np.uint16)
 
 
@@ -292,17 +303,6 @@ def _not_finite(folder: Path) -> None:
     values = hu(35).astype(np.float32)
     values[0, 0, :3] = np.nan, np.inf, -np.inf
     write_nifti(folder / "S1.nii.gz", values, AFFINE)
-
-
-def _wide(folder: Path) -> None:
-    values = hu(36).astype(np.int32)
-    values[12, 10, 6] = 70_000
-    write_nifti(folder / "S1.nii.gz", values, AFFINE)
-
-
-def _clipped(rows: Rows, voxels: Voxels) -> None:
-    assert voxels[0][0, 12, 10, 6] == 32767
-    assert (voxels[0][0] != hu(36)).sum() == 1
 
 
 def _sidecar(said: str, values: np.ndarray) -> Callable[[Path], object]:
@@ -399,7 +399,21 @@ CASES = [
     Case("float64", nifti(HALVES), expect=same(HALVES, within=0.5)),
     Case("far_below_air", write_itk(BELOW, "S1.mha"), expect=same(BELOW)),
     Case("not_finite", _not_finite, notes=("3 voxels that were not finite",), expect=same(hu(35))),
-    Case("too_wide_for_int16", _wide, notes=("clipped",), expect=_clipped),
+    Case(
+        "beyond_int16",
+        nifti(METAL),
+        notes=("values from -40001 to 16777216 HU do not fit into int16: they are stored as int32",),
+        expect=same(METAL, ct=np.int32),
+    ),
+    Case("beyond_int16_float64", nifti(TITANIUM), notes=("int32",), expect=same(TITANIUM, within=0.5, ct=np.int32)),
+    Case(
+        "beyond_int16_by_slope",
+        nifti(GOLD, scl_slope=1, scl_inter=-1024.25),
+        notes=("int32",),
+        expect=same(GOLD - 1024.25, within=0.5, ct=np.int32),
+    ),
+    Case("beyond_int16_metaimage", write_itk(METAL - 1, "S1.mha"), expect=same(METAL - 1, ct=np.int32)),
+    Case("beyond_float32", nifti(DAMAGED), stored=0, reasons={"intensity_range": 1}),
     Case("constant", nifti(np.full((24, 20, 12), 7, np.int16)), stored=0, reasons={"constant": 1}),
     Case("two_values", nifti((hu(38) > -500).astype(np.uint8)), stored=0, reasons={"mask": 1}),
     Case("all_air", nifti(AIR), stored=0, reasons={"empty": 1}),

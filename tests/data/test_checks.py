@@ -52,14 +52,28 @@ def mr(shape: tuple[int, int, int] = (20, 20, 20)) -> np.ndarray:
     return noise().gamma(2, 60, shape).astype(np.float32)
 
 
-def test_ct_is_rounded_and_clipped_to_int16() -> None:
+def test_ct_is_rounded_to_int16() -> None:
     hu = block(6).astype(np.float32) + 0.4
-    hu[0, 0, 0], hu[1, 1, 1] = 40000, -33000.7
+    hu[0, 0, 0], hu[1, 1, 1] = 32766.7, -32767.7
     volume = checked(hu)
     assert volume.array.dtype == np.int16
     assert (volume.array[0, 0, 0], volume.array[1, 1, 1]) == (32767, -32768)
-    assert np.abs(volume.array - hu)[2:].max() <= 0.5
-    assert any("clipped" in note for note in volume.notes)
+    assert np.abs(volume.array - hu.astype(np.float64)).max() <= 0.5
+    assert volume.notes == ("the modality CT was told from the values",)
+
+
+@pytest.mark.parametrize("ends", [(-1000, 32768), (-32769, 900), (-(1 << 24), 1 << 24), (-32768.4, 32767.4)])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.float32, np.float64])
+def test_ct_beyond_int16_is_stored_whole_as_int32(ends: tuple[float, float], dtype: type) -> None:
+    hu = block(6).astype(dtype, order="F")
+    hu[0, 0, 0], hu[1, 1, 1] = ends
+    volume = checked(hu)
+    if hu.min() < -32768 or hu.max() > 32767:
+        assert (volume.array.dtype, volume.array.flags.c_contiguous) == (np.int32, True)
+        assert any("are stored as int32" in note for note in volume.notes)
+    else:
+        assert volume.array.dtype == np.int16
+    assert np.abs(volume.array - hu.astype(np.float64)).max() <= 0.5
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint16, np.float32, np.float64, ">i2", ">f4"])
@@ -100,6 +114,11 @@ def test_what_is_not_finite_takes_the_lowest_value_and_the_source_stays_as_it_wa
         ("modality_unknown", np.maximum(block(8) + 1024, 0), None),  # CT with 1024 added
         ("intensity_range", (brain() / 100).astype(np.float32), "CT"),
         ("intensity_range", np.where(np.arange(20**3).reshape(20, 20, 20) == 99, 1e30, mr()).astype(np.float32), "MR"),
+        (
+            "intensity_range",
+            np.where(np.arange(5760).reshape(24, 20, 12) == 99, np.int32((1 << 24) + 1), block(8)),
+            "CT",
+        ),
         ("not_hu", np.maximum(block(8) + 1024, 0), "CT"),
         ("not_hu", np.where(block(8) < 0, -2000, block(8) + 1024).astype(np.int16), "CT"),  # and corners padded
         ("not_hu", np.clip(brain() * 4.0, 0, 255).round().astype(np.uint8), "CT"),

@@ -93,3 +93,17 @@ def test_the_reader_is_for_the_store_s_files_and_tells_a_damaged_one(store: Stor
         reader.read(one["image"])
     with pytest.raises(UserError, match="its file is missing"):
         reader.read(store.path / "volumes" / "nobody.b2nd")
+
+
+def test_values_beyond_int16_are_loaded_whole_alone_and_stacked(tmp_path: Path) -> None:
+    metal = block(2).astype(np.int32)
+    metal[12, 10, 6] = 70_000
+    write_nifti(tmp_path / "in" / "a.nii", metal)
+    write_nifti(tmp_path / "in" / "b.nii", block(3))
+    prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+    store = Store.open(tmp_path / "store")
+    files = {store.read(one["id"]).max() == 70_000: one["image"] for one in store.to_datalist()}
+    load = LoadImage(reader=StoreReader(), ensure_channel_first=True)
+    np.testing.assert_array_equal(load(files[True]).numpy()[0], metal)
+    stacked = load([files[False], files[True]]).numpy()
+    np.testing.assert_array_equal(stacked, np.stack([block(3), metal]))

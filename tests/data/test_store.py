@@ -14,7 +14,9 @@ import pytest
 
 from tests.data.sources import block, write_cohort, write_nifti
 from volssl.data import Store, prepare
-from volssl.data.manifest import SCHEMA, array_checksum
+from volssl.data.duplicates import perceptual_hash
+from volssl.data.integrity import damaged
+from volssl.data.manifest import SCHEMA, array_checksum, as_box
 from volssl.data.store import FORMAT, JOURNAL, MANIFEST, STORE_RECORD, StoredScan
 from volssl.data.stored_volume import (
     BLOCK_VOXELS,
@@ -27,6 +29,7 @@ from volssl.data.stored_volume import (
     write_volume,
 )
 from volssl.errors import UserError
+from volssl.views.random_crops import RandomCrops
 
 
 @pytest.fixture
@@ -262,6 +265,30 @@ def test_mr_keeps_its_float32(tmp_path: Path) -> None:
     stored = store.read(store.rows["id"][0].as_py())
     assert stored.dtype == np.float32
     np.testing.assert_array_equal(stored[0], image)
+
+
+def test_ct_beyond_int16_is_found_whole_by_whoever_reads(tmp_path: Path) -> None:
+    hu = block(3).astype(np.int32)
+    hu[12, 10, 5:8] = 32768, 70_000, -40_000
+    write_nifti(tmp_path / "in" / "a.nii", hu, np.diag([6.0, 6.0, 6.0, 1.0]))
+    write_nifti(tmp_path / "in" / "b.nii", block(3), np.diag([6.0, 6.0, 6.0, 1.0]))
+    prepare([tmp_path / "in"], tmp_path / "store", workers=0)
+    store = Store.open(tmp_path / "store")
+    metal, plain = sorted(store.rows.to_pylist(), key=lambda row: row["dtype"], reverse=True)
+    assert (metal["dtype"], plain["dtype"]) == ("int32", "int16")
+    np.testing.assert_array_equal(store.read(metal["id"])[0], hu)
+    np.testing.assert_array_equal(
+        store.read(metal["id"], ((12, 13), (10, 11), (5, 8))).ravel(), [32768, 70_000, -40_000]
+    )
+    assert damaged(store.path, workers=0) == []
+    clipped = np.clip(hu, -32768, 32767).astype(np.int16)
+    assert metal["perceptual_hash"] == perceptual_hash(clipped, (6.0, 6.0, 6.0), as_box(metal["foreground"]), "CT")
+    assert metal["perceptual_hash"] is not None
+    crop = RandomCrops(size=hu.shape, in_foreground=False)(store.scan(metal["id"]), np.random.RandomState(0))["image"]
+    np.testing.assert_array_equal(crop.numpy()[0, 0], hu)
+    windowed = RandomCrops(size=hu.shape, in_foreground=False, window_hu=(40, 80))
+    crop = windowed(store.scan(metal["id"]), np.random.RandomState(0))["image"]
+    np.testing.assert_array_equal(crop.numpy()[0, 0], np.clip(hu / np.float32(80), 0, 1).astype(np.float32))
 
 
 def test_the_same_voxels_have_the_same_checksum(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ class Thresholds:
     brain_median_max_hu: float = 50.0  # the T1 template, which is scaled to 100, lies above it
     picture_tissue: float = 60.0  # above it, tissue between 0 and 255 is grey on a screen
     mr_max: float = 1e9  # a scanner's units are arbitrary, but a value beyond is damage, and drowns all statistics
-    hu_min: float = -32768.0
-    hu_max: float = 32767.0
+    hu_min: float = -(2.0**24)  # beyond it float32, which scaled values pass through, skips whole numbers
+    hu_max: float = 2.0**24
 
 
 THRESHOLDS = Thresholds()
@@ -59,7 +59,7 @@ THRESHOLDS = Thresholds()
 def check(
     volume: Volume, modality: str | None = None, limits: Thresholds = THRESHOLDS, *, oblique: str = "keep"
 ) -> Volume:
-    """Return the volume as it is stored: int16 HU for CT, float32 for MR, its modality known.
+    """Return the volume as it is stored: whole HU for CT, in int16 where they fit; float32 for MR; its modality known.
 
     Args:
         modality: what the user says files are that do not say it themselves.
@@ -182,23 +182,32 @@ def _as_ct(volume: Volume, low: float, high: float, limits: Thresholds) -> Volum
     if high - low < limits.hu_range_min:
         sentence = f"Values from {low:g} to {high:g} span less than {limits.hu_range_min:g} HU: they are not in HU."
         raise RefusedError("intensity_range", sentence)
+    if low < limits.hu_min or high > limits.hu_max:
+        sentence = f"Values from {low:g} to {high:g}: {limits.hu_min:.0f} to {limits.hu_max:.0f} HU is what is stored."
+        raise RefusedError("intensity_range", sentence)
     if why := not_in_hu(sample.astype(np.float32), limits):
         raise RefusedError("not_hu", why)
     if low > limits.body_hu:
         notes.append(f"no air: the lowest value is {low:g} HU")
-    if low < limits.hu_min or high > limits.hu_max:
-        notes.append(f"values from {low:g} to {high:g} HU were clipped to {limits.hu_min:g} to {limits.hu_max:g}")
-    return replace(volume, array=_as_int16(array, limits)).noting(*notes)
+    dtype = _whole_numbers(low, high)
+    if dtype is not np.int16:
+        notes.append(f"values from {low:.0f} to {high:.0f} HU do not fit into int16: they are stored as int32")
+    return replace(volume, array=_rounded(array, dtype)).noting(*notes)
 
 
-def _as_int16(array: np.ndarray, limits: Thresholds) -> np.ndarray:
-    """Rounded and clipped, in C order."""
-    if array.dtype == np.int16:
-        return _in_c_order(array, np.int16)
-    whole = np.empty(array.shape, np.int16)
+def _whole_numbers(low: float, high: float) -> type[np.signedinteger]:
+    """The type that HU are stored as."""
+    short = np.iinfo(np.int16)
+    return np.int16 if short.min <= low and high <= short.max else np.int32
+
+
+def _rounded(array: np.ndarray, dtype: type[np.signedinteger]) -> np.ndarray:
+    """To whole numbers, in C order."""
+    if array.dtype.kind != "f":
+        return _in_c_order(array, dtype)
+    whole = np.empty(array.shape, dtype)
     for block in _blocks(array.shape):
-        values = np.rint(array[block]) if array.dtype.kind == "f" else array[block]
-        whole[block] = np.clip(values, limits.hu_min, limits.hu_max)
+        whole[block] = np.rint(array[block])
     return whole
 
 

@@ -23,13 +23,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from volssl.data.keys import write_private
 from volssl.data.manifest import Row, table_of
 from volssl.data.store import JOURNAL, MANIFEST, Store
 from volssl.data.stored_volume import VOLUMES, is_whole, volume_path
 from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
-from volssl.files import sync_to_disk, write_bytes
+from volssl.files import sync_to_disk, write_bytes, write_private
 
 REJECTED = "rejected.csv"
 PATHS = "paths.csv"

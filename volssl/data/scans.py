@@ -61,7 +61,7 @@ class MemoryScan:
         return figures["intensity_low"], figures["intensity_high"]
 
     def read(self, box: Box | None = None) -> np.ndarray:
-        """A box, or all of it: (C, R, A, S), int16 HU for CT, float32 for MR.
+        """A box, or all of it: (C, R, A, S), int16 HU for CT (int32 where they need it), float32 for MR.
 
         Raises:
             ValueError: the box is empty or leaves the volume.

@@ -43,7 +43,7 @@ class StoredScan:
     intensity: tuple[float, float]
 
     def read(self, box: Box | None = None) -> np.ndarray:
-        """Read a box, or all of it: (C, R, A, S), int16 HU for CT, float32 for MR.
+        """Read a box, or all of it: (C, R, A, S), int16 HU for CT (int32 where they need it), float32 for MR.
 
         Raises:
             ValueError: the box is empty or leaves the volume.
