@@ -1,6 +1,7 @@
 """Losses: pure functions of tensors."""
 
+from volssl.losses.contrastive import contrastive_loss, nt_xent, queue_loss
 from volssl.losses.sinkhorn import sinkhorn
 from volssl.losses.swav import swav_loss
 
-__all__ = ["sinkhorn", "swav_loss"]
+__all__ = ["contrastive_loss", "nt_xent", "queue_loss", "sinkhorn", "swav_loss"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from volssl.encoders.base import Encoder
@@ -61,6 +63,7 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.views = views
+        self.passes: Passes | None = None  # of several methods over one encoder, while they embed
 
     def forward(self, batch: Batch) -> Losses:
         """A batch of views -> scalars: `loss`, which is minimised, and others, which are logged.
@@ -68,6 +71,10 @@ class Method(nn.Module):
         `batch` holds what `views` made, (B, ...) each, with `index` and `modality` (B,), an index into `MODALITIES`.
         """
         return self.losses(self.embed(batch))
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """(B, C, R, A, S) -> the encoder's pyramid; where other methods looked at the same values, that of one pass."""
+        return self.encoder(x) if self.passes is None else self.passes.pyramid(self.encoder, x)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """A batch of views -> what `losses` wants to know of each sample, (B, ...) each; one row a sample."""
@@ -83,3 +90,34 @@ class Method(nn.Module):
     def diagnostics(self) -> dict[str, float]:
         """Numbers that monitors read, about the last batch."""
         return {}
+
+
+class Passes:
+    """What an encoder made of its inputs in one step, so that methods that look at the same values run it once."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[Tensor, tuple[int, bool], list[Tensor]]] = []
+
+    @contextmanager
+    def shared_by(self, method: Method) -> Iterator[None]:
+        """Have a method's `encode` ask here."""
+        method.passes = self
+        try:
+            yield
+        finally:
+            method.passes = None
+
+    def pyramid(self, encoder: Encoder, x: Tensor) -> list[Tensor]:
+        """The encoder's answer to these values, from an earlier pass where there was one.
+
+        Values are compared, not objects: two methods may have joined the same crops each on its own.
+        """
+        state = (x._version, torch.is_grad_enabled())
+        for seen, (version, with_grad), pyramid in self._seen:
+            # what was changed in place since is another input
+            untouched = seen._version == version and with_grad == state[1]
+            if untouched and seen.shape == x.shape and torch.equal(seen, x):
+                return pyramid
+        made: list[Tensor] = encoder(x)
+        self._seen.append((x, state, made))
+        return made

@@ -28,6 +28,8 @@ class TaskViews:
         labels: the joined label table, indexed by the volume's id; None to predict.
         train: whether to draw random changes.
         cache: keeps what `task.preprocess` made; None makes it anew each time.
+        unlabelled: whether a scan may have no row in the labels. Its image is then all zeros, as nobody looks at it:
+            nothing is read. Its target is unknown (NaN).
         flip: probability of a left-right flip.
         move: probability of a turn, scale and shift.
         angle_deg: largest turn about the S axis.
@@ -46,6 +48,7 @@ class TaskViews:
         *,
         train: bool = False,
         cache: BoxCache | None = None,
+        unlabelled: bool = False,
         flip: float = 0.5,
         move: float = 0.5,
         angle_deg: float = 10.0,
@@ -57,6 +60,7 @@ class TaskViews:
         offset: tuple[float, float] = (-0.03, 0.03),
     ) -> None:
         self.task, self.labels, self.train, self.cache = task, labels, train, cache
+        self.unlabelled = unlabelled
         self.flip, self.move, self.angle_deg, self.zoom, self.shift_mm = flip, move, angle_deg, zoom, shift_mm
         self.gamma, self.gamma_probability, self.scale, self.offset = gamma, gamma_probability, scale, offset
 
@@ -64,14 +68,20 @@ class TaskViews:
         """One scan -> its tensors, plain and float32.
 
         Raises:
-            ValueError: where the scan has no row in the labels.
+            ValueError: where the scan has no row in the labels, and none was expected to lack one.
         """
+        if self.labels is not None and scan.id not in self.labels.index:
+            if not self.unlabelled:
+                raise ValueError(f"{scan.id}: not in the label table")
+            contract, columns = self.task.contract, sum(self.task.head_sizes.values())
+            return {
+                "image": torch.zeros(contract.channels, *contract.grid),
+                "target": torch.full((columns,), torch.nan),
+            }
         image, info = self.preprocessed(scan)
         views = {"image": self.changed(image, rng) if self.train else image}
         if self.labels is None:
             return views
-        if scan.id not in self.labels.index:
-            raise ValueError(f"{scan.id}: not in the label table")
         return views | {"target": self.task.targets(self.labels.loc[scan.id], info)}
 
     def preprocessed(self, scan: Scan) -> tuple[Tensor, BoxInfo]:

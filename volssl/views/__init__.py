@@ -1,9 +1,27 @@
 """Views: what a method looks at, made from one scan."""
 
 from volssl.views.base import Box, Scan, Views
+from volssl.views.combined import CombinedViews
 from volssl.views.cropper import Cropper
+from volssl.views.held import HeldScan
 from volssl.views.multicrop import MultiCrop
+from volssl.views.pairs import TwoCrops
 from volssl.views.presets import generic, paper
 from volssl.views.random_crops import RandomCrops
+from volssl.views.rotation import TurnedCrops, TurnedPair
 
-__all__ = ["Box", "Cropper", "MultiCrop", "RandomCrops", "Scan", "Views", "generic", "paper"]
+__all__ = [
+    "Box",
+    "CombinedViews",
+    "Cropper",
+    "HeldScan",
+    "MultiCrop",
+    "RandomCrops",
+    "Scan",
+    "TurnedCrops",
+    "TurnedPair",
+    "TwoCrops",
+    "Views",
+    "generic",
+    "paper",
+]
