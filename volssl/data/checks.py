@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 AIR_HU = -1024
 OBLIQUE = ("keep", "resample")
-BLOCK = (64, 8)
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def _check_grid(volume: Volume, limits: Thresholds) -> None:
 
 def _finite(volume: Volume) -> Volume:
     array = volume.array
-    if array.dtype.kind != "f" or np.isfinite([array.min(), array.max()]).all():
+    if array.dtype.kind != "f" or np.isfinite(_ends(array)).all():
         return volume
     bad = ~np.isfinite(array)
     if bad.all():
@@ -150,14 +149,20 @@ def _finite(volume: Volume) -> Volume:
 
 def _check_values(array: np.ndarray) -> tuple[float, float]:
     """The lowest and the highest value, where there are others between them."""
-    low, high = array.min(), array.max()
+    low, high = _ends(array)
     if low == high:
         raise RefusedError("constant", f"Every voxel has the value {low:g}.")
     few = subsample(array, 16)[0]
-    for part in chain([few], (array[block] for block in _blocks(array.shape))):
+    for part in chain([few], (array[plane] for plane in _planes(array))):
         if ((part != low) & (part != high)).any():
             return float(low), float(high)
     raise RefusedError("mask", f"Every voxel is {low:g} or {high:g}: that is a mask, not a scan.")
+
+
+def _ends(array: np.ndarray) -> tuple[Any, Any]:
+    """The lowest and the highest value; NumPy is quick to find them where no axis runs against the memory."""
+    along = array[tuple(slice(None, None, -1 if step < 0 else 1) for step in array.strides)]
+    return along.min(), along.max()
 
 
 def _straight(volume: Volume, low: float, oblique: str, limits: Thresholds) -> Volume:
@@ -206,8 +211,8 @@ def _rounded(array: np.ndarray, dtype: type[np.signedinteger]) -> np.ndarray:
     if array.dtype.kind != "f":
         return _in_c_order(array, dtype)
     whole = np.empty(array.shape, dtype)
-    for block in _blocks(array.shape):
-        whole[block] = np.rint(array[block])
+    for plane in _planes(array):
+        whole[plane] = np.rint(array[plane])
     return whole
 
 
@@ -222,21 +227,22 @@ def _as_mr(volume: Volume, low: float, high: float, limits: Thresholds) -> Volum
 
 
 def _in_c_order(array: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
-    """The same values; block by block, which from Fortran order is three times faster than NumPy's own copy."""
+    """The same values; plane by plane, which from another order is far faster than NumPy's own copy."""
     if array.dtype == dtype and array.flags.c_contiguous:
         return array
     whole = np.empty(array.shape, dtype)
-    for block in _blocks(array.shape):
-        whole[block] = array[block]
+    for plane in _planes(array):
+        whole[plane] = array[plane]
     return whole
 
 
-def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Columns of a volume, so many that both orders of memory are read and written in whole cache lines."""
-    rows, columns = BLOCK
-    for r in range(0, shape[0], rows):
-        for a in range(0, shape[1], columns):
-            yield slice(r, r + rows), slice(a, a + columns)
+def _planes(array: np.ndarray) -> Iterator[tuple[slice | int, ...]]:
+    """Planes with the axis that is dense in the array's own memory and the one that is in C order."""
+    apart = np.abs(array.strides)
+    if apart[1] < apart[0]:
+        yield from ((r,) for r in range(array.shape[0]))
+    else:
+        yield from ((slice(None), a) for a in range(array.shape[1]))
 
 
 def _times(values: tuple[float, ...] | list[float]) -> str:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from volssl.data.checks import THRESHOLDS, subsample
 from volssl.data.dicom.headers import Header
-from volssl.data.dicom.pixels import fill
+from volssl.data.dicom.pixels import stacked
 from volssl.data.modality import not_in_hu
 
-Filled = tuple[np.ndarray, Counter[str], list[str]]
+Stacked = tuple[np.ndarray, Counter[str], list[str]]
 
 
-def fill_as_shown(space: Callable[[], np.ndarray], slices: tuple[Header, ...]) -> Filled:
-    """Decode all slices, dark where there is air, whatever the photometric interpretation.
+def stacked_as_shown(slices: tuple[Header, ...]) -> Stacked:
+    """Decode all slices into one array (column, row, slice), dark where there is air whatever the header says of grey.
 
     It tells how to show the picture, after slope and intercept (C.11.1): Hounsfield units stay what they are. Some
     writers invert the stored values as well: where only the inverted ones can be Hounsfield units, they are taken. MR
     has no unit, so that dark is dark in all volumes it is turned within the range of its values.
-
-    Args:
-        space: makes an empty array (column, row, slice).
 
     Returns:
         The array, how many voxels were `padding`, and what is to be noted.
@@ -32,14 +28,14 @@ def fill_as_shown(space: Callable[[], np.ndarray], slices: tuple[Header, ...]) -
     Raises:
         RefusedError: the pixels of a slice are damaged.
     """
-    array, counts = fill(space(), slices)
+    array, counts = stacked(slices)
     if slices[0].photometric != "MONOCHROME1":
         return array, counts, []
     if slices[0].modality != "CT":
         np.subtract(array.min() + array.max(), array, out=array)
         return array, counts, ["inverted grey (MONOCHROME1) was turned"]
     if not _can_be_hu(array):
-        other, other_counts = fill(space(), tuple(map(_inverted, slices)))
+        other, other_counts = stacked(tuple(map(_inverted, slices)))
         if _can_be_hu(other):
             note = "the stored values were inverted (MONOCHROME1) and were turned: only so are they Hounsfield units"
             return other, other_counts, [note]

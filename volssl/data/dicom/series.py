@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from volssl.data.checks import THRESHOLDS
@@ -24,7 +23,7 @@ from volssl.data.dicom.geometry import (
 from volssl.data.dicom.headers import Header
 from volssl.data.dicom.kinds import is_derived, refusal
 from volssl.data.dicom.lines import SLICES_MIN, without_copies
-from volssl.data.dicom.monochrome import fill_as_shown
+from volssl.data.dicom.monochrome import stacked_as_shown
 from volssl.data.dicom.pixels import check_decodable, decoded
 from volssl.data.dicom.stacks import bucket, has_place, stacks_of
 from volssl.data.volume import Origin, RefusedError, Volume, oriented, slices_are_axial
@@ -109,7 +108,7 @@ class Series:
         step_mm = even_step(slices)
         affine = stack_affine(slices[0], step_mm)
         tilt = tilt_degrees(slices[0], step_mm)
-        array, counts, more = fill_as_shown(lambda: _space(slices, affine), slices)
+        array, counts, more = stacked_as_shown(slices)
         notes += _notes(slices, counts) + more
         origin = _origin(slices, self.identity, axial=slices_are_axial(affine))
         if tilt > TILT_MIN_DEGREES:
@@ -203,21 +202,6 @@ def _without_doubles(slices: tuple[Header, ...], pairs: tuple[tuple[int, int], .
             )
     dropped = {high for _, high in pairs}
     return tuple(one for index, one in enumerate(slices) if index not in dropped), len(dropped)
-
-
-def _space(slices: tuple[Header, ...], affine: np.ndarray) -> np.ndarray:
-    """An empty array (column, row, slice) whose memory already lies as (R, A, S) does, so that turning copies nothing.
-
-    Two bytes a voxel for CT, four for MR.
-    """
-    shape = (slices[0].columns, slices[0].rows, len(slices))
-    kind = np.int16 if slices[0].modality == "CT" else np.float32
-    turn = nib.orientations.io_orientation(affine)
-    if np.isnan(turn).any():
-        raise RefusedError("geometry", "The affine does not tell which axis is which.")
-    ras = np.empty([shape[int(axis)] for axis in np.argsort(turn[:, 0])], kind)
-    flips = tuple(slice(None, None, int(turn[axis, 1])) for axis in np.argsort(turn[:, 0]))
-    return ras[flips].transpose(turn[:, 0].astype(int))
 
 
 def _notes(slices: tuple[Header, ...], counts: Counter[str]) -> list[str]:
