@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,16 +41,20 @@ class MetricsLog:
     def __init__(self, run: Path, *, first_step: int) -> None:
         self.path = run / "metrics.jsonl"
         rows = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = [row for row in rows if row.endswith("}") and json.loads(row)["step"] <= first_step]
+        # A run that begins anew forgets all, what was measured before its first step too.
+        kept = [row for row in rows if first_step and row.endswith("}") and json.loads(row)["step"] <= first_step]
         self.path.write_text("".join(row + "\n" for row in kept))
         self.board = SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
         self.file = self.path.open("a")
 
-    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Append one row; the step counts from 1."""
+    def write(self, step: int, epoch: int, values: Mapping[str, float | str]) -> None:
+        """Append one row of numbers and sentences; steps and epochs count from 1, 0 is before the first."""
         self.file.write(json.dumps({"step": step, "epoch": epoch, **values}) + "\n")
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            if isinstance(value, str):
+                self.board.add_text(name, value, step)
+            else:
+                self.board.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Bring the rows to the disk, before a checkpoint says that they are there."""
@@ -131,25 +136,97 @@ def save_curve(metrics: Path, path: Path, *, title: str) -> None:
     pyplot.close(figure)
 
 
+class Chooser(Protocol):
+    """Says which epoch was the best so far. It is attached before who asks, so that it knows of the epoch just done."""
+
+    best_epoch: int
+
+
+class LowestLoss:
+    """The epoch with the lowest mean loss: all there is to choose by where there are no labels.
+
+    A loss that changes its meaning on the way cannot be compared over the change: that of SwAV falls or rises when the
+    queue comes in and when the prototypes thaw. A method says so by `loss_settled` among its diagnostics, 0 until then
+    and 1 after. Of epochs that were not settled from end to end the latest stands; the settled are compared among
+    themselves.
+    """
+
+    def __init__(self) -> None:
+        self.best, self.best_epoch = math.inf, 0
+        self.sum, self.steps, self.settled = 0.0, 0, True
+
+    def attach(self, engine: MethodTrainer) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda trainer: self.add(trainer.state.output))
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda trainer: self.judge(int(trainer.state.epoch)))
+
+    def add(self, numbers: Mapping[str, float]) -> None:
+        """Take in what a step logged."""
+        self.sum, self.steps = self.sum + numbers["loss"], self.steps + 1
+        self.settled &= bool(numbers.get("loss_settled", 1))
+
+    def judge(self, epoch: int) -> None:
+        """Compare the epoch just done."""
+        mean = self.sum / max(1, self.steps)
+        if not self.settled or mean < self.best:
+            self.best, self.best_epoch = mean if self.settled else math.inf, epoch
+        self.sum, self.steps, self.settled = 0.0, 0, True
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know, in the middle of an epoch too."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over where the run was stopped."""
+        vars(self).update(state)
+
+
 class SaveEncoder:
-    """`encoder.pt` after every epoch: weights, input contract, and the keyed hashes of the patients seen.
+    """`encoder.pt`: the best epoch's weights, the input contract, and the keyed hashes of the patients seen.
+
+    Written whenever an epoch is the best so far, so that a run that is stopped leaves one too. Where that is not the
+    last epoch, `encoder_last.pt` is written beside it at the end. `encoder_epoch` in the log says which was taken.
 
     Args:
         contract: what the encoder is fed.
         earlier_patients: those of the run that this one goes on from.
+        chosen_by: an `OnlineProbe` or a `Validation` of the same run, listed before this one among the handlers; the
+            lowest loss where None.
     """
 
-    def __init__(self, *, contract: InputContract, earlier_patients: Iterable[str] = ()) -> None:
+    def __init__(
+        self, *, contract: InputContract, earlier_patients: Iterable[str] = (), chosen_by: Chooser | None = None
+    ) -> None:
         self.contract, self.earlier_patients = contract, set(earlier_patients)
+        self.lowest_loss = LowestLoss()
+        self.chosen_by: Chooser = chosen_by or self.lowest_loss
 
     def attach(self, engine: MethodTrainer) -> None:
+        if self.chosen_by is self.lowest_loss:
+            self.lowest_loss.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: MethodTrainer) -> None:
+        epoch = int(engine.state.epoch)
+        if self.chosen_by.best_epoch == epoch:
+            engine.log.write(engine.state.iteration, epoch, {"encoder_epoch": epoch})
+            self.save(engine, "encoder.pt")
+        elif epoch == engine.state.max_epochs:
+            self.save(engine, "encoder_last.pt")
+
+    def save(self, engine: MethodTrainer, name: str) -> None:
+        """Write the encoder as it is."""
         save_encoder(
-            engine.run_dir / "encoder.pt",
+            engine.run_dir / name,
             engine.method.encoder,
             contract=self.contract,
             patients=self.earlier_patients | set(engine.dataset.patients),
             method=type(engine.method).__name__,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"lowest_loss": self.lowest_loss.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over where the run was stopped."""
+        self.lowest_loss.load_state_dict(state["lowest_loss"])
