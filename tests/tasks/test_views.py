@@ -159,3 +159,17 @@ def test_whatever_changes_the_image_changes_its_name() -> None:
     assert (
         cache_key(scan, Hemorrhage(grid=GRID, types=False, slices=False)) in keys
     )  # the image does not depend on these
+
+
+def test_a_scan_without_a_label_is_not_read_where_some_may_lack_one(task: Counting) -> None:
+    scan = noise_scan(2)
+    views = TaskViews(task, LABELS, train=True, unlabelled=True)(scan, rng(0))
+    assert views["image"].shape == (1, *GRID)
+    assert torch.isnan(views["target"]).all()
+    assert (scan.boxes, Counting.calls) == ([], 0)
+    labelled, plain = (
+        TaskViews(task, LABELS, train=True, unlabelled=may)(noise_scan(1), rng(0)) for may in (True, False)
+    )
+    assert torch.equal(labelled["image"], plain["image"])
+    assert labelled["target"].shape == views["target"].shape
+    assert torch.equal(labelled["target"].nan_to_num(-1), plain["target"].nan_to_num(-1))
