@@ -16,7 +16,7 @@ from torch import Tensor
 
 from volssl.bundle.answer_keys import AnswerKeys
 from volssl.bundle.metadata import BundleFacts, read_facts
-from volssl.data.ledger import PATHS
+from volssl.data.source_paths import PATHS
 from volssl.data.studies import Studies, Study
 from volssl.data.volume import Volume
 from volssl.errors import UserError
@@ -183,7 +183,8 @@ def source_slices(probabilities: Tensor, info: BoxInfo) -> list[float | None]:
 
 def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str, Any]:
     """What was done to the scan, in numbers and in words."""
-    contract, window = facts.contract, facts.contract.window_hu
+    contract, windows = facts.contract, facts.contract.windows_hu
+    shown = [{"center": center, "width": width} for center, width in windows]
     middle = [(first + last - 1) / 2 for first, last in info.box]  # voxel i has its center at i
     grid = "×".join(map(str, info.grid))
     steps = [
@@ -193,12 +194,12 @@ def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str
         "head found and boxed from its vertex, without landmarks"
         if info.plausible
         else "box placed, although no whole head was found",
-        *([f"window with center {window[0]:g} and width {window[1]:g} HU mapped to [0, 1]"] if window else []),
+        *(f"window with center {center:g} and width {width:g} HU mapped to [0, 1]" for center, width in windows),
         f"box resampled to {grid} voxels, linear with antialiasing; 0 outside of the scan",
     ]
     return {
         "orientation": contract.orientation,
-        "window_hu": {"center": window[0], "width": window[1]} if window else None,
+        "window_hu": shown[0] if len(shown) == 1 else shown or None,
         "spacing_mm": {"source": rounded(info.spacing_mm), "network": rounded(contract.spacing_mm)},
         "box_mm": {
             "center_ras": rounded((volume.affine @ [*middle, 1.0])[:3]),

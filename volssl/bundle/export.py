@@ -26,6 +26,7 @@ from volssl.bundle.simulated import is_simulated
 from volssl.bundle.verify import INFERENCE, CheckedBundle, build, check_bundle
 from volssl.bundle.weights import WEIGHTS, fill, read_weights
 from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
+from volssl.contract import as_list
 from volssl.data import Store
 from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL
@@ -141,6 +142,7 @@ def metadata_of(recipe: Path, facts: BundleFacts, figures: Mapping[str, Any] | N
     image, pred = (
         values["network_data_format"][side][name] for side, name in (("inputs", "image"), ("outputs", "pred"))
     )
+    image["num_channels"] = facts.contract.channels
     image["spatial_shape"] = list(facts.contract.grid)
     pred["num_channels"] = len(columns)
     pred["channel_def"] = {str(index): name for index, name in enumerate(columns)}
@@ -164,7 +166,7 @@ def inference_config(text: str, model: FineTuned) -> str:
     values = {
         "grid": list(task.contract.grid),
         "extent_mm": [mm * n for mm, n in zip(task.contract.spacing_mm, task.contract.grid, strict=True)],
-        "window_hu": list(task.contract.window_hu or ()),
+        "window_hu": as_list(task.contract.window_hu or ()),
         "types": task.head_sizes["types"],
         "slices": task.head_sizes["slices"],
         "  encoder": {"_target_": f"volssl.encoders.{type(encoder).__name__}", **encoder.settings},

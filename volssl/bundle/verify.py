@@ -162,11 +162,12 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> 
 
 
 def same(fed: Any, wanted: Any) -> bool:
-    """Whether two values are equal, or two lists of numbers but for rounding."""
-    numeric = isinstance(fed, list) and all(isinstance(value, int | float) for value in fed)
-    if not numeric or not isinstance(wanted, list):
-        return bool(fed == wanted)
-    return len(fed) == len(wanted) and all(math.isclose(*pair, rel_tol=1e-6) for pair in zip(fed, wanted, strict=True))
+    """Whether two values are equal, numbers in lists but for rounding."""
+    if isinstance(fed, list) and isinstance(wanted, list):
+        return len(fed) == len(wanted) and all(same(*pair) for pair in zip(fed, wanted, strict=True))
+    if isinstance(fed, int | float) and isinstance(wanted, int | float):
+        return math.isclose(fed, wanted, rel_tol=1e-6)
+    return bool(fed == wanted)
 
 
 def build(config: Mapping[str, Any], *names: str) -> Any:
