@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import map_coordinates
 from torch.nn import functional
 
 from volssl.transforms import resample_box, window
+from volssl.transforms.resample import axis_weights
 
 
 @pytest.mark.parametrize(("n", "size"), [(40, 13), (24, 24), (10, 37)])
@@ -15,6 +18,28 @@ def test_a_whole_slice_equals_antialiased_resizing(n: int, size: int) -> None:
     ours = resample_box(image, ((0, n), (0, n), (0, 1)), (size, size, 1))
     theirs = functional.interpolate(image[None, :, :, :, 0], size=(size, size), mode="bilinear", antialias=True)
     torch.testing.assert_close(ours[..., 0], theirs[0], atol=1e-5, rtol=0)
+
+
+def test_a_finer_grid_is_scipy_s_linear_interpolation() -> None:
+    image = torch.rand(2, 9, 7, 5)
+    box, size = ((1.3, 6.9), (-0.2, 6.5), (0.4, 4.9)), (13, 20, 11)
+    axes = [start + (np.arange(n) + 0.5) * (stop - start) / n - 0.5 for (start, stop), n in zip(box, size, strict=True)]
+    where = np.stack(np.meshgrid(*axes, indexing="ij"))
+    expected = [map_coordinates(channel.numpy(), where, order=1, mode="nearest") for channel in image]
+    np.testing.assert_allclose(
+        resample_box(image, box, size)[:, :, 1:].numpy(), np.stack(expected)[:, :, 1:], atol=1e-5
+    )
+    assert float(resample_box(image, box, size)[:, :, 0].abs().max()) == 0  # its centers lie outside: fill
+
+
+def test_axes_are_taken_in_any_order_to_the_same_result() -> None:
+    image = torch.rand(1, 12, 11, 10)
+    box, size = ((0.5, 11.0), (-3.0, 14.0), (2.0, 9.5)), (5, 17, 6)
+    expected = image.double()
+    for axis, (side, n) in enumerate(zip(box, size, strict=True)):
+        weights = axis_weights(image.shape[axis + 1], *side, n).double()
+        expected = torch.tensordot(expected, weights, dims=([1], [1]))  # the axis goes to the end, the next comes up
+    torch.testing.assert_close(resample_box(image, box, size).double(), expected, atol=1e-6, rtol=0)
 
 
 def test_half_of_the_voxels_are_averaged_with_triangle_weights() -> None:

@@ -1,0 +1,166 @@
+"""How long the views of one volume take on one core, beside the same made of stock MONAI transforms.
+
+    python benchmarks/view_speed.py                   # about a minute
+    python benchmarks/view_speed.py --turns 40
+
+One CT of 128 × 128 × 128 voxels in a store; one large crop of 96³ and four small ones of 48³ with all augmentations of
+each preset. Reading is within the time of ours; MONAI has the volume in memory, and is spared the antialiasing that ours
+does. All take turns; medians of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import (
+    Compose,
+    GaussianSmooth,
+    RandAdjustContrast,
+    RandFlip,
+    RandGaussianNoise,
+    RandScaleIntensity,
+    RandShiftIntensity,
+    RandSpatialCrop,
+    Resize,
+    ScaleIntensityRange,
+)
+
+from volssl.data import Store, prepare
+from volssl.data.loader import one_thread
+from volssl.views import MultiCrop, generic, paper
+from volssl.views.energies import Energies, reference_energies
+
+SHAPE, SPACING_MM = (128, 128, 128), (1.5, 1.5, 1.5)
+LARGE, SMALL, COUNTS = (96, 96, 96), (48, 48, 48), (1, 4)
+FRACTION = (0.3, 0.9)  # of 128 voxels: into an image size range of 48 to 107
+WITHOUT_BANDS_MS, WITH_BANDS_MS = 150.0, 400.0
+SIGMAS_MM = (2.0, 4.0, 8.0, 16.0)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--turns", type=int, default=20, help="times that each is measured")
+    times = measure(options.parse_args().turns)
+    print("views of one 128³ volume, 1 × 96³ + 4 × 48³, one core, ms (median)")
+    for name, (ours, stock, limit) in times.items():
+        verdict = "kept" if ours <= limit else "NOT KEPT"
+        print(f"{name:24} {ours:6.0f}   MONAI {stock:6.0f} ({stock / ours:.1f} times as long)   ≤ {limit:.0f}: {verdict}")
+
+
+def measure(turns: int = 20) -> dict[str, tuple[float, float, float]]:
+    """Milliseconds of ours and of MONAI's, and what ours may take, for each preset."""
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        scan = stored_ct(Path(folder))
+        hu = torch.from_numpy(scan.read().copy())
+        energies = reference_energies([scan])
+        sizes = (LARGE, SMALL)
+        ours: dict[str, MultiCrop] = {
+            "single": MultiCrop(sizes=sizes, counts=COUNTS, spacing_mm=SPACING_MM),
+            "generic": generic(sizes=sizes, counts=COUNTS, spacing_mm=SPACING_MM),
+            "paper, without bands": paper(sizes=sizes, counts=COUNTS, fraction=FRACTION, gamma_probability=1.0),
+            "paper, with bands": paper(
+                sizes=sizes,
+                counts=COUNTS,
+                fraction=FRACTION,
+                gamma_probability=1.0,
+                energies=energies,
+                energy_probability=1.0,
+            ),
+        }
+        stock = {
+            "single": Stock(gamma=0.5, flips=(0,), noise=0.05),
+            "generic": Stock(gamma=0.0, flips=(0, 1, 2), noise=0.1),
+            "paper, without bands": Stock(gamma=1.0),
+            "paper, with bands": Stock(gamma=1.0, energies=energies),
+        }
+        spent: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in ours}
+        for turn in range(-2, turns):  # two rounds to warm up
+            for name, views in ours.items():
+                rng = np.random.RandomState(turn + 2)
+                both = milliseconds(lambda: views(scan, rng)), milliseconds(lambda: stock[name](hu))  # noqa: B023
+                if turn >= 0:
+                    spent[name][0].append(both[0])
+                    spent[name][1].append(both[1])
+    return {
+        name: (
+            statistics.median(own),
+            statistics.median(theirs),
+            WITH_BANDS_MS if name == "paper, with bands" else WITHOUT_BANDS_MS,
+        )
+        for name, (own, theirs) in spent.items()
+    }
+
+
+class Stock:
+    """The same crops and changes as a chain of MONAI's transforms, one chain for each size."""
+
+    def __init__(
+        self, *, gamma: float, flips: tuple[int, ...] = (), noise: float = 0.0, energies: Energies | None = None
+    ) -> None:
+        self.window = ScaleIntensityRange(a_min=-45, a_max=155, b_min=0, b_max=1, clip=True)
+        self.chains = [
+            Compose(
+                [
+                    RandSpatialCrop(roi_size=[n // 2 for n in size], max_roi_size=size, random_size=True),
+                    Resize(size, mode="trilinear"),
+                    *([Bands(energies)] if energies is not None else []),
+                    *(RandFlip(prob=0.5, spatial_axis=axis) for axis in flips),
+                    RandAdjustContrast(prob=gamma, gamma=(1.8, 2.6)),
+                    RandScaleIntensity(factors=0.1, prob=1.0),
+                    RandShiftIntensity(offsets=0.2, prob=1.0),
+                    *([RandGaussianNoise(prob=1.0, std=noise)] if noise else []),
+                ]
+            )
+            for size, count in zip((LARGE, SMALL), COUNTS, strict=True)
+            for _ in range(count)
+        ]
+
+    def __call__(self, hu: torch.Tensor) -> list[torch.Tensor]:
+        image = self.window(hu)
+        return [chain(image) for chain in self.chains]
+
+
+class Bands:
+    """Eq. 8 on the crop itself with `GaussianSmooth`: less than ours does, which looks at the whole scan."""
+
+    def __init__(self, energies: Energies) -> None:
+        self.smooth = [GaussianSmooth(sigma=mm / SPACING_MM[0]) for mm in SIGMAS_MM]
+        self.reference = [row[0] for row in energies.mean["CT"]]
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        levels = [image] + [smooth(image) for smooth in self.smooth]
+        bands = [fine - coarse for fine, coarse in zip(levels, levels[1:], strict=False)] + [levels[-1]]
+        return sum(band * (energy / band.std()) for band, energy in zip(bands, self.reference, strict=True))  # type: ignore[return-value]
+
+
+def stored_ct(folder: Path):  # type: ignore[no-untyped-def]
+    """A scan of noise around a ball of tissue in a bone shell, read from a store."""
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes))
+    hu = np.where(radius < 0.8, 35.0, np.where(radius < 0.9, 900.0, -1000.0))
+    hu += np.random.default_rng(0).normal(0, 8, SHAPE)
+    (folder / "in").mkdir()
+    nib.save(
+        nib.Nifti1Image(hu.round().astype(np.int16), np.diag([*SPACING_MM, 1.0])), str(folder / "in" / "ball.nii.gz")
+    )
+    prepare([folder / "in"], folder / "store")
+    store = Store.open(folder / "store")
+    return store.scan(store.columns("id")["id"][0].as_py())
+
+
+def milliseconds(act: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    act()
+    return 1e3 * (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
