@@ -162,6 +162,9 @@ def test_the_inventory_names_every_source_file_and_what_became_of_it(tmp_path: P
     ids = set(Store.open(tmp_path / "store").rows["id"].to_pylist())
     assert {key for key, status, _, _ in lines if status == "stored"} == ids
     assert all(text.isprintable() for line in lines for text in line)
+    with (tmp_path / "store" / "paths.csv").open("a") as file:
+        file.write('"#1",""\n"abc","/data/later.nii"\n')  # as a prepare that is under way appends it
+    assert list(inventory(tmp_path / "store")) == lines
     (tmp_path / "store" / "paths.csv").unlink()
     with pytest.raises(UserError, match=r"paths\.csv is missing"):
         inventory(tmp_path / "store")

@@ -89,15 +89,19 @@ def test_killed_and_repeated_it_gives_the_same_store_and_does_nothing_twice(tmp_
         assert process.wait() == -signal.SIGKILL  # it was at work, not done
         with pytest.raises(UserError, match="cut short"):
             Store.open(store)
-        assert stat.S_IMODE(journal.stat().st_mode) == 0o600  # it names paths
+        assert stat.S_IMODE((store / "paths.csv").stat().st_mode) == 0o600
+        for name, data in files(store).items():
+            assert (b"/cohort/" in data) == (name == "paths.csv"), f"a path stands in {name}"
         done = journal.read_bytes().count(b"\n")
         assert done >= wait_for
         for path, mtime in written.items():
             assert (store / path).stat().st_mtime_ns == mtime
+        with (store / "paths.csv").open("ab") as file:
+            file.write(f'"#{done + 1}",""\n"abc","/co\n'.encode())  # for an entry that was never made, and cut
         written = {f"volumes/{path.name}": path.stat().st_mtime_ns for path in (store / "volumes").glob("*.b2nd")}
     (store / "volumes" / f".{0:024x}.b2nd.1.tmp").write_bytes(b"half a volume")
     with journal.open("ab") as file:
-        file.write(b'{"path": ["half a li')
+        file.write(b'{"key": "half a li')
     summary = prepare([cohort], store, workers=0)
     assert summary.known >= 17
     assert summary.stored + summary.known == 30
@@ -119,6 +123,62 @@ def test_a_volume_that_a_power_cut_left_short_is_read_again(tmp_path: Path) -> N
     first.write_bytes(b"")
     second.write_bytes(second.read_bytes()[:-100])
     prepare([cohort], store, workers=0)
+    assert files(store) == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("last", ["manifest.parquet", "rejected.csv", "paths.csv"])
+def test_killed_while_it_folds_it_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str) -> None:
+    """An older store is added to: what its list of paths holds, and what was appended, must not mix."""
+    cohort = write_cohort(tmp_path / "cohort", 3)
+    for store in ("killed", "whole"):
+        prepare([cohort], tmp_path / store, workers=0)
+    write_nifti(cohort / "volumes" / "S01.nii.gz", block(99, (25, 21, 13)))
+    write_nifti(cohort / "volumes" / "S07.nii.gz", block(7))
+    (cohort / "volumes" / "S08.nii.gz").write_bytes(b"nothing")
+    prepare([cohort], tmp_path / "whole", workers=0)
+    replace = Path.replace
+
+    def killed(source: Path, target: Path) -> Path:
+        done = replace(source, target)
+        if target.name == last:
+            raise KeyboardInterrupt
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([cohort], tmp_path / "killed", workers=0)
+    assert (tmp_path / "killed" / JOURNAL).exists()
+    write_nifti(cohort / "volumes" / "S09.nii.gz", block(9))
+    monkeypatch.setattr(ledger.Ledger, "fold", lambda _: os._exit(9))
+    child = os.fork()
+    if not child:
+        try:
+            prepare([cohort], tmp_path / "killed", workers=0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 9 << 8
+    monkeypatch.undo()
+    for store in ("killed", "whole"):
+        summary = prepare([cohort], tmp_path / store, workers=0)
+        assert (summary.volumes, summary.rejected) == (5, {"unreadable": 1})
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_entries_whose_paths_a_power_cut_took_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort, store = write_cohort(tmp_path / "cohort", 6), tmp_path / "store"
+    prepare([cohort], tmp_path / "whole", workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.Ledger, "fold", lambda _: pytest.fail("cut"))
+        with pytest.raises(pytest.fail.Exception):
+            prepare([cohort], store, workers=0)
+    lines = (store / "paths.csv").read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 2 * 6
+    (store / "paths.csv").write_bytes(b"".join(lines[:-3]) + b'"ab')  # the fifth is named, and its path is lost
+    journal = (store / JOURNAL).read_bytes()
+    (store / JOURNAL).write_bytes(journal[:-9] + bytes(9))
+    summary = prepare([cohort], store, workers=0)
+    assert (summary.known, summary.stored) == (4, 2)
     assert files(store) == files(tmp_path / "whole")
 
 

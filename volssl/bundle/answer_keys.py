@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from volssl.data.keys import keyed_hash, settle_key
-from volssl.data.ledger import PATHS
+from volssl.data.source_paths import PATHS
 from volssl.data.studies import Study
 from volssl.data.volume import Origin
 from volssl.errors import UserError

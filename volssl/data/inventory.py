@@ -6,7 +6,8 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from volssl.data.ledger import PATHS, REJECTED
+from volssl.data.ledger import REJECTED
+from volssl.data.source_paths import MARK, PATHS
 from volssl.data.store import Store
 from volssl.errors import UserError
 
@@ -49,6 +50,8 @@ def escaped(path: str) -> str:
 
 def _lines(paths: Path, reasons: dict[str, str]) -> Iterator[tuple[str, str, str, str]]:
     for record in _records(paths):
+        if record["key"].startswith(MARK):  # what follows is of a prepare that is not done
+            return
         reason = reasons.get(record["key"], "unknown")
         status = STORED if not reason else reason if reason == "duplicate" else "rejected"
         yield record["key"], status, reason, escaped(record["path"])

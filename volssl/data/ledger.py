@@ -1,8 +1,9 @@
 """What a store knows of its sources: volumes, refusals, paths; and the journal that outlives a kill.
 
-Each outcome is appended to the journal before the next is taken; at the end the journal is folded into the manifest,
-the list of refusals and the private list of paths, and removed. Folding twice gives the same files, so a kill at any
-moment costs the volumes under way and no more.
+Each outcome is appended to the journal before the next is taken, and its paths to the private list of paths; at the end
+the journal is folded into the manifest, the list of refusals and that of paths, and removed. Folding twice gives the
+same files, so a kill at any moment costs the volumes under way and no more. A power cut may also cost what was entered
+in the last second: an entry whose volume or paths are not whole is dropped, and its source is read again.
 """
 
 from __future__ import annotations
@@ -13,32 +14,33 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from volssl.data.manifest import Row, table_of
+from volssl.data.source_paths import COLUMNS, PATHS, Block, block, quoted, read_paths, write_paths
 from volssl.data.store import JOURNAL, MANIFEST, Store
 from volssl.data.stored_volume import VOLUMES, is_whole, volume_path
 from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
-from volssl.files import sync_to_disk, write_bytes, write_private
+from volssl.files import PRIVATE, PUBLIC, sync_to_disk, write_bytes, write_text
 
 REJECTED = "rejected.csv"
-PATHS = "paths.csv"
+REJECTED_COLUMNS = ("key", "reason", "sentence", "stamp", "files")
 LOCK = ".lock"
 # What was told of a volume, or settled for it, and a later run must not forget.
 SAID = ("group", "sex", "age_years", "age_band", "site", "scanner")
 TOLD = ("patient", "split", "fold", *SAID)
 OWN_FILE = re.compile(r"[0-9a-f]{24}\.b2nd|\.[0-9a-f]{24}\.b2nd\.\d+\.tmp")  # what `write_volume` makes
 PASSING = ("crash", "failed")  # reasons that another run may not find again
-REJECTED_COLUMNS = ("key", "reason", "sentence", "stamp", "files")
+SYNC_SECONDS = 1.0  # between two waits for the disk: one takes as long as reading a small volume
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,10 @@ class Ledger:
         self._by_source: dict[str, str] = {}
         self._by_checksum: dict[str, str] = {}
         self._unsynced: set[str] = set()
+        self._entries = 0
+        self._synced_s = 0.0
         self._load()
-        # It names paths as well: private.
-        journal = os.open(store / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._journal = os.fdopen(journal, "a", encoding="utf-8")
+        self._journal, self._path_list = _appending(store / JOURNAL, PUBLIC), _appending(store / PATHS, PRIVATE)
 
     def settled(self, source: str, stamp: str) -> bool:
         """Whether this source was dealt with and has not changed since."""
@@ -94,15 +96,15 @@ class Ledger:
                 continue
             if names_nobody(known) and not names_nobody(row):
                 row = row | {"aliases": sorted({*row["aliases"], *known["aliases"]})}
-                self._write({"paths": [row["id"], [str(path) for path in files]], "row": row})
+                self._write(row["id"], files, row=row)
                 return self.reject(duplicate(known, of=row), [Path(path) for path in first])
             return self.reject(duplicate(row, of=known), files)
-        self._write({"paths": [row["id"], [str(path) for path in files]], "row": row})
+        self._write(row["id"], files, row=row)
         return None
 
     def reject(self, rejection: Rejection, files: Sequence[Path]) -> Rejection:
         """Enter a refusal."""
-        self._write({"paths": [rejection.key, [str(path) for path in files]], "rejected": asdict(rejection)})
+        self._write(rejection.key, files, rejected=asdict(rejection))
         return rejection
 
     def forget(self, sources: set[str], files: set[str]) -> None:
@@ -124,12 +126,10 @@ class Ledger:
         self._sync_volumes()
         table = table_of(list(self.rows.values()))
         write_bytes(self.store / MANIFEST, _parquet(table))
-        refused = [asdict(self.rejected[key]) for key in sorted(self.rejected)]
-        write_bytes(self.store / REJECTED, _csv(REJECTED_COLUMNS, refused).encode())
-        kept = sorted({*self.rows, *self.rejected} & self.paths.keys())
-        paths = _csv(("key", "path"), [{"key": key, "path": path} for key in kept for path in self.paths[key]])
-        if not (self.store / PATHS).exists() or _text(self.store / PATHS) != paths:
-            write_private(self.store / PATHS, paths)
+        refused = [astuple(self.rejected[key]) for key in sorted(self.rejected)]
+        write_text(self.store / REJECTED, quoted([REJECTED_COLUMNS, *refused]))
+        kept = {*self.rows, *self.rejected} & self.paths.keys()
+        write_paths(self.store / PATHS, {key: self.paths[key] for key in kept}, {})
         wanted = {volume_path(self.store, volume_id).name for volume_id in self.rows}
         for file in (self.store / VOLUMES).iterdir():
             if file.name not in wanted and OWN_FILE.fullmatch(file.name):
@@ -138,11 +138,12 @@ class Ledger:
         (self.store / JOURNAL).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the journal; one in which nothing was written leaves nothing behind."""
-        self._journal.close()
-        journal = self.store / JOURNAL
-        if journal.exists() and not journal.stat().st_size:
-            journal.unlink()
+        """Let go of the files; one in which nothing was written leaves nothing behind."""
+        for file, name in ((self._journal, JOURNAL), (self._path_list, PATHS)):
+            file.close()
+            path = self.store / name
+            if path.exists() and not path.stat().st_size:
+                path.unlink()
 
     def _sync_volumes(self) -> None:
         """Before the manifest names them, the new volumes are on the disk."""
@@ -150,19 +151,27 @@ class Ledger:
             sync_to_disk(volume_path(self.store, volume_id))
         sync_to_disk(self.store / VOLUMES)
 
-    def _write(self, entry: dict[str, Any]) -> None:
-        self._journal.write(json.dumps(entry) + "\n")
+    def _write(self, key: str, files: Sequence[Path], **outcome: dict[str, Any]) -> None:
+        """Enter an outcome: a `row`, or what was `rejected`. The paths go first, so that no entry lacks its own."""
+        paths = tuple(str(path) for path in files)
+        self._entries += 1
+        heading = "" if self._path_list.tell() else quoted([COLUMNS])
+        self._path_list.write(heading + block(self._entries, key, paths))
+        self._path_list.flush()
+        self._journal.write(json.dumps({"key": key, "paths": len(paths), **outcome}) + "\n")
         self._journal.flush()
-        os.fsync(self._journal.fileno())
-        self._apply(entry)
+        if time.monotonic() - self._synced_s > SYNC_SECONDS:
+            os.fsync(self._path_list.fileno())
+            os.fsync(self._journal.fileno())
+            self._synced_s = time.monotonic()
+        self._apply(key, paths, outcome)
 
-    def _apply(self, entry: dict[str, Any]) -> None:
-        key, paths = entry["paths"]
-        self.paths[key] = tuple(paths)
-        if "row" in entry:
-            self._enter(entry["row"])
+    def _apply(self, key: str, paths: tuple[str, ...], outcome: dict[str, Any]) -> None:
+        self.paths[key] = paths
+        if "row" in outcome:
+            self._enter(outcome["row"])
         else:
-            rejection = Rejection(**entry["rejected"])
+            rejection = Rejection(**outcome["rejected"])
             self._drop(self._by_source.get(rejection.key, ""))
             self.rejected[rejection.key] = rejection
 
@@ -195,18 +204,24 @@ class Ledger:
             for row in Store(self.store).rows.to_pylist():
                 self._index(row)
         for record in _read_csv(self.store / REJECTED):
-            told = {name: record[name] for name in REJECTED_COLUMNS[:-1]}
-            self.rejected[record["key"]] = Rejection(**told, files=int(record["files"]))
-        for key, records in groupby(_read_csv(self.store / PATHS), key=lambda record: record["key"]):
-            self.paths[key] = tuple(record["path"] for record in records)
-        journal = self.store / JOURNAL
-        if not journal.exists():
-            return
-        lines = journal.read_bytes().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith(b"\n")]  # a kill may have cut the last one
-        os.truncate(journal, sum(map(len, whole)))
-        for line in whole:
-            self._apply(json.loads(line))
+            self.rejected[record["key"]] = Rejection(**(record | {"files": int(record["files"])}))
+        self.paths, blocks = read_paths(self.store / PATHS)
+        if (self.store / JOURNAL).exists():
+            self._resume(blocks)
+
+    def _resume(self, blocks: dict[int, Block]) -> None:
+        """Do again what the journal of a run that was cut short tells.
+
+        An entry without its paths is passed over: a power cut took them, or the fold had come so far that they are
+        settled, and then the manifest tells all.
+        """
+        write_paths(self.store / PATHS, self.paths, blocks)  # without a line that was cut off
+        for number, entry in enumerate(_entries(self.store / JOURNAL), start=1):
+            self._entries = number
+            key, count = entry.pop("key"), entry.pop("paths")
+            whose, paths = blocks.get(number, ("", ()))
+            if (whose, len(paths)) == (key, count):
+                self._apply(key, paths, entry)
         for volume_id in [one for one in self._unsynced if not is_whole(volume_path(self.store, one))]:
             volume_path(self.store, volume_id).unlink(missing_ok=True)
             self._drop(volume_id)  # a power cut came before it was on the disk: it is read again
@@ -253,21 +268,28 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _csv(columns: tuple[str, ...], records: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    # all quoted: a carriage return in a path would else end its line
-    writer = csv.DictWriter(text, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
+def _read_csv(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return list(csv.DictReader(io.StringIO(_text(path), newline="")))
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
 
 
-def _text(path: Path) -> str:
-    """A text as it stands; a path may hold bytes that are no UTF-8."""
-    return path.read_bytes().decode("utf-8", "surrogateescape")
+def _entries(journal: Path) -> list[dict[str, Any]]:
+    """What a journal tells; its end, where a kill or a power cut left no whole entry, is cut off."""
+    entries, size = [], 0
+    for line in journal.read_bytes().splitlines(keepends=True):
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            entries.pop()
+            break
+        size += len(line)
+    os.truncate(journal, size)
+    return entries
+
+
+def _appending(path: Path, mode: int) -> IO[str]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
+    return os.fdopen(descriptor, "a", encoding="utf-8", errors="surrogateescape", newline="")

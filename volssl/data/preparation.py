@@ -16,9 +16,10 @@ from volssl.data.discovery import Discovery, discover
 from volssl.data.duplicates import settle_groups
 from volssl.data.estimate import estimate
 from volssl.data.keys import KEY_FILE, key_check, keyed_hash, settle_key
-from volssl.data.ledger import LOCK, PATHS, REJECTED, Ledger, Rejection, writing
+from volssl.data.ledger import LOCK, REJECTED, Ledger, Rejection, writing
 from volssl.data.manifest import Row, row_of
 from volssl.data.patients import PatientTable, find_patients, join_patients, settle_splits
+from volssl.data.source_paths import PATHS
 from volssl.data.sources import Refused, Source, gather
 from volssl.data.splits import SPLITS, read_split_plan
 from volssl.data.store import FORMAT, JOURNAL, MANIFEST, STORE_RECORD, check_format
