@@ -54,7 +54,8 @@ def dispersion(image: Tensor) -> Tensor:
     """Standard deviation of each channel: (C, …) -> (C,); thirty times faster than `Tensor.std`."""
     values = image.flatten(1)
     values = values - values.mean(dim=1, keepdim=True)
-    return torch.linalg.vector_norm(values, dim=1) / values.shape[1] ** 0.5
+    spread: Tensor = torch.linalg.vector_norm(values, dim=1) / values.shape[1] ** 0.5
+    return spread
 
 
 def gains(reference: Tensor, energies: Tensor) -> Tensor:

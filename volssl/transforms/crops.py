@@ -34,9 +34,10 @@ def draw_box(
     Along an axis where the bounds are smaller than the box, the box is centred on them, and moved into the volume where
     it leaves it on one side alone: only a box larger than the volume holds anything that is not of the volume.
 
-    With `near`, `overlap(box, near)` is at least `min_overlap` wherever the bounds admit that, else as large as they
-    admit. Nothing is drawn in vain: one axis after another, in random order, the place is uniform on the interval that
-    leaves the axes to come enough to meet the demand.
+    With `near`, `overlap(box, near)` is at least `min_overlap`, or as large as the two extents admit (a long box and a
+    wide one cannot share all of either): for that, `near` counts as inside the bounds. Nothing is drawn in vain: one
+    axis after another, in random order, the place is uniform on the interval that leaves the axes to come enough to
+    meet the demand.
 
     Args:
         rng: draws six numbers, always.
@@ -47,6 +48,8 @@ def draw_box(
         min_overlap: share of the smaller of the two, 0 to 1.
     """
     place, order = rng.uniform(size=3), rng.uniform(size=3).argsort()
+    if near is not None and min_overlap > 0:
+        bounds = hull(bounds, near, shape)
     ranges = [places(*axis) for axis in zip(bounds, extent, shape, strict=True)]
     shared = [0.0] * 3  # how much of `near` the box shares along each axis; at first the most that it can
     demand = 0.0
@@ -84,6 +87,15 @@ def covering(box: FloatBox, shape: tuple[int, int, int], margin: tuple[float, fl
         first = min(max(math.floor(start - extra), 0), n - 1)
         sides.append((first, max(min(math.ceil(stop + extra), n), first + 1)))
     return (sides[0], sides[1], sides[2])
+
+
+def hull(bounds: FloatBox, box: FloatBox, shape: tuple[int, int, int]) -> FloatBox:
+    """The bounds, widened to hold what of a box lies in the volume."""
+    r, a, s = (
+        (min(start, max(first, 0.0)), max(stop, min(last, n)))
+        for (start, stop), (first, last), n in zip(bounds, box, shape, strict=True)
+    )
+    return r, a, s
 
 
 def places(bounds: tuple[float, float], length: float, n: int) -> tuple[float, float]:

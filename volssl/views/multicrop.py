@@ -59,8 +59,7 @@ class MultiCrop:
         rescale: the paper's rule in the place of `spacing_mm` and `zoom`.
         border: largest share of the extent cut off each side.
         min_overlap: how much of itself or of the first crop, whichever is smaller, every other crop shares with the
-            first at least: 0 to 1, of the volume. Where the place left by `border` is too small for that, as much as
-            there is.
+            first at least: 0 to 1, of the volume. `border` gives way to it.
         window_hu: (center, width), or one such pair for each channel.
         energies: reference energies of the store, or None for no change of energy bands.
         energy_probability: share of crops whose bands are changed.
