@@ -67,6 +67,20 @@ def test_control_points_on_the_diagonal_change_nothing_and_reversed_turn_it_abou
     torch.testing.assert_close(bezier_intensity(image, straight, reverse=True), 1 - image, atol=1e-5, rtol=0)
 
 
+def test_reversed_the_levels_come_from_the_other_end_of_the_curve() -> None:
+    # With these points x(t) = 3 t (1 - t) + t³ and y(t) = t³: x(.25) gets y(.75), and not 1 - y(.25).
+    points, t = ((1.0, 0.0), (1.0, 0.0)), 0.25
+    x, y_other_end = 3 * t * (1 - t) + t**3, (1 - t) ** 3
+    got = bezier_intensity(torch.tensor([x], dtype=torch.float64), points, reverse=True)
+    assert float(got[0]) == pytest.approx(y_other_end, abs=1e-4)
+
+
+def test_values_beyond_the_unit_range_get_the_level_of_its_ends_and_stay_themselves() -> None:
+    image = torch.tensor([-0.5, 1.5])
+    assert bezier_intensity(image, ((0.2, 0.7), (0.4, 0.9))).tolist() == [0.0, 1.0]
+    assert image.tolist() == [-0.5, 1.5]
+
+
 def test_a_control_point_outside_of_the_square_is_refused() -> None:
     with pytest.raises(ValueError, match="unit square"):
         bezier_intensity(torch.zeros(1), ((0.5, 1.2), (0.5, 0.5)))

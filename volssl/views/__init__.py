@@ -8,6 +8,7 @@ from volssl.views.multicrop import MultiCrop
 from volssl.views.pairs import TwoCrops
 from volssl.views.presets import generic, paper
 from volssl.views.random_crops import RandomCrops
+from volssl.views.restoration import RestorationViews
 from volssl.views.rotation import TurnedCrops, TurnedPair
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "HeldScan",
     "MultiCrop",
     "RandomCrops",
+    "RestorationViews",
     "Scan",
     "TurnedCrops",
     "TurnedPair",
