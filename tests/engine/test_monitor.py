@@ -22,7 +22,7 @@ HEALTHY = {"feature_std": 0.9, "effective_rank": 40.0, "prototype_entropy": 0.95
 
 def told(monitor: CollapseMonitor, numbers: dict[str, float], *, steps: int, start: int = 1) -> list[tuple[int, str]]:
     """The step and sign of each warning, where every step has the same numbers."""
-    return [(s, sign.reads) for s in range(start, start + steps) for sign in monitor.judge(s, {"loss": 3.0} | numbers)]
+    return [(s, name) for s in range(start, start + steps) for name in monitor.judge(s, {"loss": 3.0} | numbers)]
 
 
 def measured(features: Tensor, scores: Tensor) -> dict[str, float]:
@@ -67,6 +67,18 @@ def test_a_loss_that_stays_at_its_floor_is_told_once_it_means_what_it_will_mean(
     assert told(monitor, at_floor | {"loss_settled": 0.0}, steps=20) == []
     assert told(monitor, at_floor | {"loss_settled": 1.0}, steps=20, start=21) == [(25, "loss over loss_floor")]
     assert told(CollapseMonitor(window=5, grace_steps=1), at_floor | {"loss": 0.98 * math.log(64)}, steps=20) == []
+
+
+def test_each_part_of_a_combined_method_is_watched_under_its_name(tmp_path: Path) -> None:
+    says = {"swav_feature_std": 0.02, "pairs_feature_std": 0.8, "swav_loss": 3.0, "swav_loss_floor": 3.0}
+    says |= {"pairs_loss": 1.0, "pairs_loss_floor": 3.0, "swav_prototype_entropy": 1.0}
+    monitor = CollapseMonitor(window=2, grace_steps=1)
+    assert told(monitor, says, steps=5) == [(2, "swav_feature_std"), (2, "swav_loss over loss_floor")]
+    trainer(Wander(TinyEncoder(), says=says), tmp_path / "run", CollapseMonitor(window=2, grace_steps=1)).run()
+    log = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "swav: the features of all scans are nearly alike: spread 0.020" in log
+    assert "swav: the loss stays at 100.0%" in log
+    assert "method::epsilon=0.03" in log
 
 
 def test_a_resumed_monitor_says_what_one_never_stopped_says() -> None:

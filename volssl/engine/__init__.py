@@ -2,7 +2,9 @@
 
 from volssl.engine.handlers import SaveEncoder
 from volssl.engine.larc import LARC
+from volssl.engine.monitor import CollapseMonitor
+from volssl.engine.pictures import SavePictures
 from volssl.engine.schedule import WarmupCosine
 from volssl.engine.trainer import MethodTrainer
 
-__all__ = ["LARC", "MethodTrainer", "SaveEncoder", "WarmupCosine"]
+__all__ = ["LARC", "CollapseMonitor", "MethodTrainer", "SaveEncoder", "SavePictures", "WarmupCosine"]

@@ -162,7 +162,7 @@ class LowestLoss:
     def add(self, numbers: Mapping[str, float]) -> None:
         """Take in what a step logged."""
         self.sum, self.steps = self.sum + numbers["loss"], self.steps + 1
-        self.settled &= bool(numbers.get("loss_settled", 1))
+        self.settled &= all(value for name, value in numbers.items() if name.endswith("loss_settled"))
 
     def judge(self, epoch: int) -> None:
         """Compare the epoch just done."""

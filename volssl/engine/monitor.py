@@ -10,6 +10,8 @@ What it reads are the names that `Method.diagnostics()` and the losses of a step
 | `prototypes_dead` | share of prototypes hardly used | `losses.collapse.prototype_use` |
 | `loss_floor` | the loss of a method that says the same of every sample: ln K for K prototypes | the method |
 | `loss_settled` | 0 while the loss means something else: frozen prototypes, a queue that is not full | the method |
+
+A combined method puts the name of its part before each, `swav_feature_std`: every part is watched.
 """
 
 from __future__ import annotations
@@ -56,10 +58,20 @@ class Sign:
     says: str
     stops: bool = True
 
-    def seen(self, means: Means) -> bool:
-        """Whether the number is there, and on the wrong side."""
-        value = means.get(self.reads)
-        return value is not None and (value < self.limit if self.below else value > self.limit)
+    def found_in(self, means: Means) -> list[str]:
+        """The names, with the part's before it, under which the number is on the wrong side."""
+        own = {name: value for name, value in means.items() if is_called(name, self.reads)}
+        return [name for name, value in own.items() if (value < self.limit if self.below else value > self.limit)]
+
+    def sentence(self, name: str, value: float) -> str:
+        """What is seen, and of which part of a combined method."""
+        part = name.removesuffix(self.reads).rstrip("_")
+        return (f"{part}: " if part else "") + self.says.format(value=value)
+
+
+def is_called(name: str, wanted: str) -> bool:
+    """Whether a logged name is the wanted one, or that of a part: `swav_feature_std` for `feature_std`."""
+    return name == wanted or name.endswith(f"_{wanted}")
 
 
 class CollapseMonitor:
@@ -115,30 +127,32 @@ class CollapseMonitor:
         if not found:
             return
         means = self.means()
-        seen = "; ".join(sign.says.format(value=means[sign.reads]) for sign in found)
-        cure = CLUSTER_CURE if {LOSS, "prototype_entropy"} & means.keys() else OTHER_CURE
-        if self.stop and any(sign.stops for sign in found):
+        seen = "; ".join(sign.sentence(name, means[name]) for name, sign in found.items())
+        cure = CLUSTER_CURE if any(is_called(name, "prototype_entropy") for name in means) else OTHER_CURE
+        if self.stop and any(sign.stops for sign in found.values()):
             raise UserError(f"the run has collapsed by step {step} and is stopped: {seen}; begin anew: {cure}")
         text = f"step {step}: {seen}; {cure}"
         say(f"warning: {text}")
         engine.log.write(step, int(engine.state.epoch), {"warning": text})
 
-    def judge(self, step: int, numbers: Mapping[str, float]) -> list[Sign]:
-        """Take in the numbers of a step; the signs that are there now and were not at the step before."""
+    def judge(self, step: int, numbers: Mapping[str, float]) -> dict[str, Sign]:
+        """Take in the numbers of a step; the signs that are there now and were not at the step before, by name."""
         self.recent.append(self.read(numbers))
         if step < self.grace_steps or len(self.recent) < (self.recent.maxlen or 1):
-            return []
+            return {}
         means = self.means()
-        seen = [sign for sign in self.signs if sign.seen(means)]
-        new = [sign for sign in seen if sign.reads not in self.told]
-        self.told = {sign.reads for sign in seen}
+        seen = {name: sign for sign in self.signs for name in sign.found_in(means)}
+        new = {name: sign for name, sign in seen.items() if name not in self.told}
+        self.told = set(seen)
         return new
 
     def read(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """What the signs want to know of a step; the loss only once it has settled."""
-        known = {sign.reads: float(numbers[sign.reads]) for sign in self.signs if sign.reads in numbers}
-        if "loss_floor" in numbers and numbers.get("loss_settled", 1):
-            known[LOSS] = float(numbers["loss"] / numbers["loss_floor"])
+        """What the signs want to know of a step; a loss only once it has settled."""
+        known = {n: float(value) for n, value in numbers.items() if any(is_called(n, s.reads) for s in self.signs)}
+        for name, floor in numbers.items():
+            part = name.removesuffix("loss_floor")
+            if is_called(name, "loss_floor") and numbers.get(f"{part}loss_settled", 1):
+                known[f"{part}{LOSS}"] = float(numbers[f"{part}loss"] / floor)
         return known
 
     def means(self) -> Means:
