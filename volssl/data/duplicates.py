@@ -71,9 +71,9 @@ def perceptual_hash(
         return None
     center_mm = _center(sample, place_mm, mass_low, mass_high)
     sample, place_mm = _every(array, spacing_mm, SAMPLE_MM)
-    values = np.clip(sample, low, high).astype(np.float32) - np.float32(low)
-    for axis in (2, 1, 0):  # S first, while its voxels lie side by side
-        values = np.moveaxis(np.moveaxis(values, axis, -1) @ _waves(axis, place_mm[axis], center_mm[axis]), -1, axis)
+    waves_r, waves_a, waves_s = (_waves(axis, place_mm[axis], center_mm[axis]) for axis in range(3))
+    planes = [waves_a.T @ (_clipped(plane, low, high) @ waves_s) for plane in sample]  # (A, S) each
+    values = np.tensordot(waves_r, np.stack(planes), axes=(0, 0))
     waves = values[_band()]  # (in plane, S)
     strength = np.sqrt((waves**2).mean(axis=0))
     return np.packbits(waves > DEAD_SHARE * strength).tobytes().hex() if strength.all() else None
@@ -142,6 +142,12 @@ def _every(
     return sample, [(index + 0.5) * mm for index, mm in zip(taken, spacing_mm, strict=True)]
 
 
+def _clipped(sample: np.ndarray, low: float, high: float) -> npt.NDArray[np.float32]:
+    """Values between two, the lower one taken off; no step of it is wider than float32."""
+    clipped: npt.NDArray[np.float32] = np.clip(sample, np.float32(low), np.float32(high)) - np.float32(low)
+    return clipped
+
+
 def _center(
     sample: np.ndarray, place_mm: list[npt.NDArray[np.float64]], low: float, high: float
 ) -> tuple[float, float, float]:
@@ -150,7 +156,7 @@ def _center(
     Slices, and then rows and columns, count by a power of their mass: the widest settle the centre, and a neck, an arm
     or a table that is cropped in one of two scans moves it little.
     """
-    mass = (np.clip(sample, low, high) - np.float32(low)).astype(np.float32)
+    mass = _clipped(sample, low, high)
     slices = _powered(mass.sum(axis=(0, 1)), MASS_POWER[2] - 1)
     profiles = [mass.sum(axis=1) @ slices, mass.sum(axis=0) @ slices, mass.sum(axis=(0, 1))]
     weights = [_powered(profile, power) for profile, power in zip(profiles, MASS_POWER, strict=True)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 PATIENT_UNKNOWN = "patient unknown: the study stands for it"  # a note
 
@@ -107,6 +109,25 @@ def oriented(
     first[slice_axis] = 0 if turn[slice_axis, 1] > 0 else array.shape[slice_axis] - 1
     z_mm, step_mm = float((affine @ first)[2]), float(ras_affine[2, 2])
     return Volume(ras, ras_affine, modality, origin, z_mm, step_mm, notes)
+
+
+def in_c_order(array: np.ndarray, dtype: npt.DTypeLike) -> np.ndarray:
+    """The same values (R, A, S), copied plane by plane: from another order that is far faster than NumPy's own copy."""
+    if array.dtype == dtype and array.flags.c_contiguous:
+        return array
+    whole = np.empty(array.shape, dtype)
+    for plane in planes(array):
+        whole[plane] = array[plane]
+    return whole
+
+
+def planes(array: np.ndarray) -> Iterator[tuple[slice | int, ...]]:
+    """Where the planes lie that hold the axis which is dense in the array's memory, and the one that is in C order."""
+    apart = np.abs(array.strides)
+    if apart[1] < apart[0]:
+        yield from ((r,) for r in range(array.shape[0]))
+    else:
+        yield from ((slice(None), a) for a in range(array.shape[1]))
 
 
 def has_inverse(affine: np.ndarray) -> bool:

@@ -26,7 +26,8 @@ from volssl.data.dicom.lines import SLICES_MIN, without_copies
 from volssl.data.dicom.monochrome import stacked_as_shown
 from volssl.data.dicom.pixels import check_decodable, decoded
 from volssl.data.dicom.stacks import bucket, has_place, stacks_of
-from volssl.data.volume import Origin, RefusedError, Volume, oriented, slices_are_axial
+from volssl.data.unforeseen import unforeseen
+from volssl.data.volume import Origin, RefusedError, Volume, in_c_order, oriented, slices_are_axial
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class Series:
             array, affine = upright(array, slices[0], step_mm)
             notes.append(f"a gantry tilt of {tilt:.1f} degrees was taken out by resampling")
         volume = oriented(array, affine, modality=slices[0].modality, origin=origin, notes=tuple(notes))
+        volume = replace(volume, array=in_c_order(volume.array, array.dtype))
         if not slices_are_axial(affine):
             return volume
         lowest_mm = min(one.position_mm[2] for one in slices if one.position_mm)
@@ -154,18 +156,16 @@ def grouped(headers: Iterable[Header]) -> list[Series]:
         try:
             buckets[bucket(header)].append(header)
         except Exception as error:  # noqa: BLE001 - one archive's oddity does not stop the reading of all others
-            groups.append(Series((header,), f"{header.sop} {header.frame}", refused=_failed(error)))
+            groups.append(
+                Series((header,), f"{header.sop} {header.frame}", refused=unforeseen(error, "Grouping the slices"))
+            )
     for _, members in sorted(buckets.items()):
         try:
             members.sort(key=_order)
             groups += [Series(stack.slices, stack.part, stack.notes, stack.refused) for stack in stacks_of(members)]
         except Exception as error:  # noqa: BLE001
-            groups.append(Series(tuple(members), refused=_failed(error)))
+            groups.append(Series(tuple(members), refused=unforeseen(error, "Grouping the slices")))
     return groups
-
-
-def _failed(error: Exception) -> RefusedError:
-    return RefusedError("failed", f"Grouping the slices failed with {type(error).__name__}.")
 
 
 def _order(one: Header) -> tuple[object, ...]:
