@@ -22,6 +22,7 @@ from tests.data.sources import KEY, ROOT_UID, block, write_cohort, write_nifti, 
 from volssl.data import Store, ledger, preparation, prepare
 from volssl.data.formats.volume_files import VolumeFile
 from volssl.data.store import JOURNAL
+from volssl.data.unforeseen import unforeseen
 from volssl.data.volume import Volume
 from volssl.errors import UserError
 
@@ -382,8 +383,23 @@ def test_a_scan_that_fails_in_an_unforeseen_way_is_told_and_the_others_are_read(
     monkeypatch.setattr(VolumeFile, "read", fail_at_one)
     summary = prepare([cohort], tmp_path / "store", workers=0)
     assert (summary.stored, dict(summary.rejected)) == (2, {"failed": 1})
-    assert "ZeroDivisionError." in (tmp_path / "store" / "rejected.csv").read_text()
-    assert "S01" not in (tmp_path / "store" / "rejected.csv").read_text()
+    told = (tmp_path / "store" / "rejected.csv").read_text()
+    place = r"nobody foresaw \(volssl/data/preparation\.py, line \d+\): please report it\."
+    assert re.search(f'"Reading it failed in a way that {place}"', told)
+    assert not re.search("S01|Error", told)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError("in /data/Doe"), "Reading it asked for more memory than there is."),
+        (OSError(errno.EIO, "Input/output error", "/data/Doe"), "Reading it failed: Input/output error."),
+        (KeyError("Doe"), "Reading it failed in a way that nobody foresaw: please report it."),
+    ],
+)
+def test_what_nobody_foresaw_is_told_in_words_without_the_error_s_own(error: Exception, sentence: str) -> None:
+    refusal = unforeseen(error, "Reading it")
+    assert (refusal.reason, refusal.sentence) == ("failed", sentence)
 
 
 def test_a_source_with_nothing_readable_is_an_error(tmp_path: Path) -> None:

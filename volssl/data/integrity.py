@@ -110,7 +110,7 @@ def _voxels(path: Path, row: Row) -> np.ndarray:
     except DamageError:
         raise
     except Exception as error:  # blosc2 raises whatever it meets in a damaged header, a SyntaxError for one
-        raise DamageError(f"It cannot be read ({type(error).__name__}).") from error
+        raise DamageError("It cannot be read: it is cut short, or its header is damaged.") from error
     return voxels
 
 

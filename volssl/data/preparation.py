@@ -24,6 +24,7 @@ from volssl.data.sources import Refused, Source, gather
 from volssl.data.splits import SPLITS, read_split_plan
 from volssl.data.store import FORMAT, JOURNAL, MANIFEST, STORE_RECORD, check_format
 from volssl.data.stored_volume import VOLUMES, volume_path, write_volume
+from volssl.data.unforeseen import unforeseen
 from volssl.data.volume import PATIENT_UNKNOWN, RefusedError, Volume
 from volssl.errors import UsageError, UserError
 from volssl.files import is_full_disk, write_text
@@ -169,7 +170,7 @@ def _checked(source: Source, modality: str | None, oblique: str) -> Volume:
     except RefusedError:
         raise
     except Exception as error:
-        raise RefusedError("failed", f"Reading it failed with {type(error).__name__}.") from error
+        raise unforeseen(error, "Reading it") from error
 
 
 def _due(

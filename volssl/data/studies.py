@@ -18,6 +18,7 @@ from volssl.data.crew import Crew, quiet_libraries
 from volssl.data.dicom.series import Series
 from volssl.data.discovery import discover
 from volssl.data.sources import Refused, Source, gather
+from volssl.data.unforeseen import unforeseen
 from volssl.data.volume import RefusedError, Volume
 from volssl.errors import UserError
 from volssl.progress import say, track
@@ -191,7 +192,7 @@ def checked(source: Source, modality: str | None = None) -> Volume:
     except RefusedError:
         raise
     except Exception as error:
-        raise RefusedError("failed", f"Reading it failed with {type(error).__name__}.") from error
+        raise unforeseen(error, "Reading it") from error
 
 
 def as_image(volume: Volume) -> MetaTensor:
