@@ -27,7 +27,7 @@ from volssl.data.dicom.monochrome import stacked_as_shown
 from volssl.data.dicom.pixels import check_decodable, decoded
 from volssl.data.dicom.stacks import bucket, has_place, stacks_of
 from volssl.data.unforeseen import unforeseen
-from volssl.data.volume import Origin, RefusedError, Volume, oriented, slices_are_axial
+from volssl.data.volume import Origin, RefusedError, Volume, in_c_order, oriented, slices_are_axial
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ class Series:
             array, affine = upright(array, slices[0], step_mm)
             notes.append(f"a gantry tilt of {tilt:.1f} degrees was taken out by resampling")
         volume = oriented(array, affine, modality=slices[0].modality, origin=origin, notes=tuple(notes))
+        volume = replace(volume, array=in_c_order(volume.array, array.dtype))
         if not slices_are_axial(affine):
             return volume
         lowest_mm = min(one.position_mm[2] for one in slices if one.position_mm)
