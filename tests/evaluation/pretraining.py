@@ -73,7 +73,6 @@ class Labelled:
 
     scans: list[ArrayScan]
     patients: list[str]
-    views: TaskViews
 
 
 def scans_of(name: str, n: int, seed: int) -> list[ArrayScan]:
@@ -81,14 +80,19 @@ def scans_of(name: str, n: int, seed: int) -> list[ArrayScan]:
     return [ArrayScan(rng.normal(40 + 10 * (i % 2), 40, SIZE).astype(np.int16), id=f"{name}{i}") for i in range(n)]
 
 
-def labelled(name: str, n: int, seed: int, *, train: bool = False) -> Labelled:
+def labelled(name: str, n: int, seed: int) -> Labelled:
     """Every second scan is bright and labelled so; `odd` is known of the first half alone."""
-    scans = scans_of(name, n, seed)
-    table = pd.DataFrame(
-        [{"bright": i % 2, "odd": i % 3 == 0 if i < n // 2 else np.nan} for i in range(n)],
-        index=[scan.id for scan in scans],
-    )
-    return Labelled(scans, [f"{name}-patient-{i}" for i in range(n)], TaskViews(Anything(), table, train=train))
+    return Labelled(scans_of(name, n, seed), [f"{name}-patient-{i}" for i in range(n)])
+
+
+def views_of(*sides: Labelled) -> TaskViews:
+    """The task's views of these scans, with their labels."""
+    rows = {
+        scan.id: {"bright": i % 2, "odd": i % 3 == 0 if i < len(side.scans) // 2 else np.nan}
+        for side in sides
+        for i, scan in enumerate(side.scans)
+    }
+    return TaskViews(Anything(), pd.DataFrame.from_dict(rows, orient="index"))
 
 
 def whole_view(scan: Any, rng: np.random.RandomState) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from tests.evaluation.pretraining import CONTRACT, Labelled, TinyEncoder, Wander, labelled, trainer
+from tests.evaluation.pretraining import CONTRACT, Labelled, TinyEncoder, Wander, labelled, trainer, views_of
 from volssl.engine import SaveEncoder
 from volssl.engine.checkpoint import LAST
 from volssl.errors import UserError
@@ -22,12 +22,15 @@ from volssl.evaluation.probe import linear_probe
 from volssl.tensors import load_tensors
 
 TRAIN, VALIDATION = labelled("train", 30, 1), labelled("validation", 30, 2)
+VIEWS = views_of(TRAIN, VALIDATION)
 
 
 def built(**options: Any) -> tuple[Wander, OnlineProbe]:
     torch.manual_seed(0)
     method = Wander(TinyEncoder())
-    return method, OnlineProbe(method.encoder, **{"train": TRAIN, "validation": VALIDATION, "every": 1, **options})
+    return method, OnlineProbe(
+        method.encoder, views=VIEWS, **{"train": TRAIN, "validation": VALIDATION, "every": 1, **options}
+    )
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -47,7 +50,7 @@ def test_the_figures_are_those_of_the_encoder_on_validation_and_the_untrained_co
     y, truth = (np.arange(30) % 2 for _ in range(2))
 
     def expected() -> dict[str, float]:
-        train, seen = (pooled_features(method.encoder, side.scans, side.views).features for side in (TRAIN, VALIDATION))
+        train, seen = (pooled_features(method.encoder, side.scans, VIEWS).features for side in (TRAIN, VALIDATION))
         return {
             "probe_linear_auc": linear_probe(train, y, seen, truth).auc,
             "probe_knn_auc": knn_auc(train, y, seen, truth),
@@ -104,7 +107,7 @@ def test_a_stopped_run_goes_on_to_the_same_choice(tmp_path: Path) -> None:
 
 
 def test_a_validation_of_one_class_leaves_the_last_epoch(tmp_path: Path) -> None:
-    one_class = Labelled(VALIDATION.scans[::2], VALIDATION.patients[::2], VALIDATION.views)
+    one_class = Labelled(VALIDATION.scans[::2], VALIDATION.patients[::2])
     method, probe = built(validation=one_class)
     trainer(method, tmp_path / "run", probe, SaveEncoder(contract=CONTRACT, chosen_by=probe)).run()
     assert probed(tmp_path / "run") == []
@@ -113,14 +116,14 @@ def test_a_validation_of_one_class_leaves_the_last_epoch(tmp_path: Path) -> None
 
 def test_a_validation_patient_who_is_trained_on_is_refused(tmp_path: Path) -> None:
     for leak in (["train-patient-3"], ["unlabelled-patient-2"]):
-        leaking = Labelled(VALIDATION.scans, leak + VALIDATION.patients[1:], VALIDATION.views)
+        leaking = Labelled(VALIDATION.scans, leak + VALIDATION.patients[1:])
         method, probe = built(validation=leaking)
         with pytest.raises(UserError, match="1 validation patients of the probe are trained on"):
             trainer(method, tmp_path / leak[0], probe).run()
 
 
 def test_training_labels_of_one_class_and_an_unknown_choice_are_refused() -> None:
-    one_class = Labelled(TRAIN.scans[::2], TRAIN.patients[::2], TRAIN.views)
+    one_class = Labelled(TRAIN.scans[::2], TRAIN.patients[::2])
     _, probe = built(train=one_class)
     with pytest.raises(UserError, match="all 15 labelled cases are negative"):
         probe.figures()

@@ -26,15 +26,13 @@ if TYPE_CHECKING:
 FIGURES = {"linear": "probe_linear_auc", "knn": "probe_knn_auc"}  # as they stand in the log
 
 
-class LabelledScans(Protocol):
-    """Scans with the task's views, labels within, and the patient of each; a `TrainingScans` is one."""
+class ScansOfPatients(Protocol):
+    """Scans and the patient of each; a `TrainingScans` is one."""
 
     @property
     def scans(self) -> Sequence[Scan]: ...
     @property
     def patients(self) -> Sequence[str]: ...
-    @property
-    def views(self) -> TaskViews: ...
 
 
 class OnlineProbe:
@@ -48,6 +46,7 @@ class OnlineProbe:
 
     Args:
         encoder: the one that is trained.
+        views: preprocess and label a scan, without random changes; with a cache, each is preprocessed once.
         train: labelled scans of training patients.
         validation: labelled scans of validation patients.
         every: epochs between two probes; the last epoch is always probed.
@@ -63,8 +62,9 @@ class OnlineProbe:
         self,
         encoder: Encoder,
         *,
-        train: LabelledScans,
-        validation: LabelledScans,
+        views: TaskViews,
+        train: ScansOfPatients,
+        validation: ScansOfPatients,
         every: int = 5,
         chosen_by: str = "linear",
         batch_size: int = 16,
@@ -73,10 +73,10 @@ class OnlineProbe:
     ) -> None:
         if chosen_by not in FIGURES:
             raise UserError(f"chosen_by {chosen_by}: unknown; choose one of {', '.join(FIGURES)}")
-        self.encoder, self.labelled, self.validation = encoder, train, validation
+        self.encoder, self.views, self.labelled, self.validation = encoder, views, train, validation
         self.every, self.chosen_by, self.batch_size = every, chosen_by, batch_size
         self.neighbours, self.temperature = neighbours, temperature
-        self.output = train.views.task.selection[0]
+        self.output = views.task.selection[0]
         self.best, self.best_epoch = -math.inf, 0
 
     def attach(self, engine: MethodTrainer) -> None:
@@ -114,7 +114,7 @@ class OnlineProbe:
     def figures(self) -> dict[str, float]:
         """The AUC of both on validation, by the names of the log; none where its labels lack a class."""
         train, validation = (
-            pooled_features(self.encoder, side.scans, side.views, batch_size=self.batch_size)
+            pooled_features(self.encoder, side.scans, self.views, batch_size=self.batch_size)
             for side in (self.labelled, self.validation)
         )
         y, truth = train.labels[self.output], validation.labels[self.output]
