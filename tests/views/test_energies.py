@@ -13,7 +13,7 @@ from scipy import ndimage, stats
 from tests.scans import ArrayScan, noise_scan
 from volssl.errors import UserError
 from volssl.views import energies as module
-from volssl.views.energies import Energies, Spectrum, decompose, reference_energies, spread_by_id
+from volssl.views.energies import Energies, Spectrum, decompose, reference_energies, spread
 
 BANDS = {"sigmas_mm": (3.0, 6.0), "grid_mm": 1.0}  # the grid is the scan's own: it is coarser
 
@@ -57,10 +57,11 @@ def test_each_modality_and_window_has_its_own() -> None:
     np.testing.assert_allclose(np.array(both.mean["CT"])[:, 1], np.array(alone.mean["CT"])[:, 0])
 
 
-def test_the_same_scans_in_any_order_give_the_same_and_few_are_spread_over_the_ids() -> None:
+def test_few_scans_are_at_even_steps_and_the_same_every_time() -> None:
     scans = [noise_scan(seed, (12, 12, 6)) for seed in range(9)]
-    assert [scan.id for scan in spread_by_id(scans[::-1], 3)] == ["scan0", "scan4", "scan8"]
-    assert reference_energies(scans, count=3, **BANDS) == reference_energies(scans[::-1], count=3, **BANDS)
+    assert [scan.id for scan in spread(scans, 3)] == ["scan0", "scan4", "scan8"]
+    assert [scan.id for scan in spread(scans, 1000)] == [scan.id for scan in scans]
+    assert reference_energies(scans, count=3, **BANDS) == reference_energies(scans[::4], **BANDS)
 
 
 def test_a_kept_estimate_is_read_again_and_refused_for_other_bands(tmp_path: Path) -> None:

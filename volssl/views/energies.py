@@ -13,7 +13,7 @@ deviation of it. What it leaves open, and what is done here:
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -107,10 +107,10 @@ def reference_energies(
     count: int = 1000,
     file: str | Path | None = None,
 ) -> Energies:
-    """Estimate the energies of up to `count` scans, spread evenly over the order of their ids: no randomness.
+    """Estimate the energies of up to `count` scans, at even steps of their order: no randomness.
 
     Args:
-        scans: of one or of both modalities.
+        scans: of one or of both modalities; a store's are in the order of their ids.
         windows_hu: (center, width), or one such pair for each channel: those of the views.
         sigmas_mm: of the Gaussians between the bands.
         grid_mm: voxels to measure on.
@@ -130,7 +130,7 @@ def reference_energies(
     if not len(scans):
         raise UserError("energies: there is no scan to estimate them from")
     found: dict[str, list[Tensor]] = {}
-    for scan in track(spread_by_id(scans, count), "Energies of the store"):
+    for scan in track(spread(scans, count), "Energies of the store", total=min(count, len(scans))):
         _, energies = decompose(scan, windows_hu=pairs, sigmas_mm=sigmas, grid_mm=grid_mm)
         found.setdefault(scan.modality, []).append(energies.double())
     stacked = {modality: torch.stack(found[modality]) for modality in sorted(found)}
@@ -148,11 +148,10 @@ def reference_energies(
     return result
 
 
-def spread_by_id(scans: Sequence[Scan], count: int) -> list[Scan]:
-    """Up to `count` scans at even steps of the order of their ids."""
-    order = sorted(range(len(scans)), key=lambda i: scans[i].id)
-    chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)
-    return [scans[order[i]] for i in chosen]
+def spread(scans: Sequence[Scan], count: int) -> Iterator[Scan]:
+    """Up to `count` scans at even steps."""
+    for i in np.linspace(0, len(scans) - 1, min(count, len(scans))).round().astype(int):
+        yield scans[int(i)]
 
 
 def decompose(scan: Scan, *, windows_hu: Windows, sigmas_mm: Sequence[float], grid_mm: float) -> tuple[Tensor, Tensor]:
