@@ -12,6 +12,7 @@ from torch import Tensor
 
 from volssl.encoders import DenseNet121, SwinUNETR, UNETRDecoder, save_stock_weights
 from volssl.encoders.stock import recognised, stock_weights
+from volssl.encoders.swin import RatesInMemory
 
 SETTINGS: dict[str, Any] = {"feature_size": 12, "depths": [2, 1, 1, 1], "num_heads": [2, 3, 4, 6], "window_size": 4}
 
@@ -176,3 +177,12 @@ def test_a_decoder_wants_swins_pyramid(tmp_path: Path, encoder: SwinUNETR) -> No
         UNETRDecoder(other)
     with pytest.raises(ValueError, match="DenseNet121 has none"):
         save_stock_weights(tmp_path / "x.pt", other, decoder=UNETRDecoder(encoder))
+
+
+def test_the_defaults_are_the_published_networks() -> None:
+    encoder = SwinUNETR()
+    assert (encoder.channels, encoder.dim) == ((48, 96, 192, 384, 768), 768)
+    with torch.device("meta"), RatesInMemory():
+        stock = StockSwinUNETR(in_channels=1, out_channels=1, feature_size=48)
+    shapes = {name: value.shape for name, value in stock.swinViT.state_dict(prefix="swinViT.").items()}
+    assert {name: value.shape for name, value in encoder.state_dict().items()} == shapes
