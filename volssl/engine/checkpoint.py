@@ -12,7 +12,7 @@ import torch
 from volssl.errors import UserError
 from volssl.tensors import load_tensors, save_tensors
 
-FORMAT = 1
+FORMAT = 2
 LAST = Path("checkpoints") / "last.pt"
 
 
@@ -28,13 +28,14 @@ def save_checkpoint(
     settings: Mapping[str, Any],
     method: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     handlers: Mapping[str, Any],
 ) -> Path:
-    """Write `checkpoints/last.pt`: all that the next step depends on. Either the old file stands or the new one."""
+    """Write `checkpoints/last.pt`: all that the next step depends on. Either the old file stands or the new one.
+
+    There is no random state in it: the trainer seeds every step anew.
+    """
     path = run / LAST
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
     save_tensors(
         path,
         {
@@ -43,7 +44,7 @@ def save_checkpoint(
             "settings": dict(settings),
             "method": method.state_dict(),
             "optimizer": optimizer.state_dict(),
-            "random": random,
+            "scaler": scaler.state_dict(),
             "handlers": dict(handlers),
         },
     )
@@ -51,18 +52,28 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: Path, *, settings: Mapping[str, Any], method: torch.nn.Module, optimizer: torch.optim.Optimizer
+    run: Path,
+    *,
+    settings: Mapping[str, Any],
+    method: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
 ) -> tuple[int, dict[str, Any]]:
-    """Restore method, optimiser and random state from `checkpoints/last.pt`.
+    """Restore method, optimiser and scale of float16 from `checkpoints/last.pt`.
 
     Returns:
         The steps done, and the state of the handlers.
 
     Raises:
-        UserError: where the file is damaged, or the run was begun with other settings or on other volumes.
+        UserError: where the file is damaged or of another version, or the run was begun with other settings or on
+            other volumes.
     """
     path = run / LAST
     state = load_tensors(path)
+    if state["format"] != FORMAT:
+        raise UserError(
+            f"{path}: written by another version of volssl, in format {state['format']}; begin the run anew"
+        )
     for name, value in settings.items():
         begun = state["settings"].get(name)
         if begun != value:
@@ -71,7 +82,5 @@ def load_checkpoint(
             )
     method.load_state_dict(state["method"])
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"]["cpu"])
-    if torch.cuda.is_available() and "cuda" in state["random"]:
-        torch.cuda.set_rng_state(state["random"]["cuda"])
+    scaler.load_state_dict(state["scaler"])
     return int(state["step"]), dict(state["handlers"])

@@ -6,12 +6,12 @@ Every rank enters every call, in the same order, also with no row of its own: el
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as torch_distributed
 
 
@@ -63,6 +63,11 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def wait_for_all_ranks(device: torch.device) -> None:
+    """Go on when every rank has come here."""
+    sum_over_ranks(torch.zeros(1, device=device)).tolist()  # the numbers are asked for: a GPU would be left to it
+
+
 def row_counts(rows: Tensor) -> Sequence[int]:
     """How many rows each rank holds: the lengths of its tensors."""
     counts = torch.zeros(world_size(), dtype=torch.int64, device=rows.device)
@@ -70,19 +75,26 @@ def row_counts(rows: Tensor) -> Sequence[int]:
     return [int(count) for count in sum_over_ranks(counts)]
 
 
+def own_rows(joined: Tensor, rows: Tensor) -> Tensor:
+    """This rank's part of the gradient on what `gather_rows(rows)` gave, times the number of ranks."""
+    first = sum(row_counts(rows)[: rank()])
+    return joined[first : first + len(rows)] * world_size()
+
+
 class _Gather(torch.autograd.Function):
     """The rows of all ranks; the gradient of this rank's rows, times the number of ranks."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        counts = row_counts(rows)
         ctx.first, ctx.rows = sum(counts[: rank()]), len(rows)
         joined = rows.new_zeros((sum(counts), *rows.shape[1:]))
         joined[ctx.first : ctx.first + len(rows)] = rows
         return sum_over_ranks(joined)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad[ctx.first : ctx.first + ctx.rows] * world_size(), None
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad[ctx.first : ctx.first + ctx.rows] * world_size()
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -93,5 +105,43 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    gathered: Tensor = _Gather.apply(rows, tuple(row_counts(rows)))  # type: ignore[no-untyped-call]
+    gathered: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
     return gathered
+
+
+@torch.no_grad()
+def mean_over_ranks(values: Mapping[str, Tensor | float], device: torch.device) -> dict[str, float]:
+    """The mean of each number over ranks; every rank must have the same names."""
+    if not values:
+        return {}
+    numbers = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=device) for v in values.values()])
+    return dict(zip(values, (sum_over_ranks(numbers) / world_size()).tolist(), strict=True))
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over ranks, in one all-reduce.
+
+    A parameter without gradient on some ranks counts as zero there; one without on all ranks stays without, so that
+    what is frozen neither decays nor coasts.
+    """
+    trained = [p for p in parameters if p.requires_grad]
+    if world_size() == 1 or not trained:
+        return
+    present = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+    slopes = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained]
+    total = torch.cat([present, *slopes])
+    torch_distributed.all_reduce(total)
+    shares = torch.split(total[len(trained) :].div_(world_size()), [p.numel() for p in trained])
+    for p, share, ranks in zip(trained, shares, total[: len(trained)].tolist(), strict=True):
+        if ranks:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            p.grad.copy_(share.view(p.shape))
+
+
+@torch.no_grad()
+def same_on_all_ranks(module: nn.Module) -> None:
+    """Give every rank the parameters and buffers of the first."""
+    if world_size() > 1:
+        for tensor in module.state_dict().values():
+            torch_distributed.broadcast(tensor, 0)

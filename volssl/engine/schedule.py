@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from volssl.engine.distributed import world_size
+
 
 @dataclass(frozen=True)
 class WarmupCosine:
@@ -25,3 +27,16 @@ class WarmupCosine:
             return step / max(1, warmup - 1) if warmup > 1 else 1.0
         done = (step - warmup) / (total_steps - warmup)
         return self.final + 0.5 * (1 - self.final) * (1 + math.cos(math.pi * done))
+
+
+def scaled_rate(base: float, batch_size: int, *, reference: int = 128) -> float:
+    """The learning rate in proportion to the samples a step, of all ranks together (Goyal et al. 2017).
+
+    The paper's .6 is that of its 4 volumes on each of 32 GPUs: `scaled_rate(0.6, batch_size)`.
+
+    Args:
+        base: the rate at `reference` samples a step.
+        batch_size: samples a step, on each rank.
+        reference: samples a step that `base` is meant for.
+    """
+    return base * batch_size * world_size() / reference
