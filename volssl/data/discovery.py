@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
@@ -57,19 +58,36 @@ HIDDEN = "hidden files and directory records"
 RAW_PART = "raw parts of a header file"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Found:
-    """A file to read: `format` is `dicom`, `nifti`, `nrrd` or `metaimage`; `root` the source it was found under."""
+    """A file to read, in few bytes, as an archive has millions.
 
-    path: Path
+    Attributes:
+        folder, name: where it lies.
+        root: the source it was found under.
+        format: `dicom`, `nifti`, `nrrd`, `metaimage` or `UNKNOWN`.
+    """
+
+    folder: str
+    name: str
     root: Path
     format: str
+
+    @classmethod
+    def at(cls, path: Path, root: Path, kind: str) -> Found:
+        """The file at a path."""
+        return cls(sys.intern(str(path.parent)), path.name, root, kind)
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return Path(self.folder, self.name)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The file's stem and the folders it lies in, up to the source's own; any may be the study's name."""
         folders = [self.root.name, *self.path.relative_to(self.root).parts[:-1]]
-        return (plain_name(self.path.name), *reversed([name for name in folders if name]))
+        return (plain_name(self.name), *reversed([name for name in folders if name]))
 
 
 @dataclass
@@ -91,6 +109,8 @@ class Discovery:
 
     def claim(self, files: Iterable[Path]) -> None:
         """Count no longer as passed over what turned out to be raw parts of a source that is read."""
+        if not self.raw_parts:
+            return
         claimed = self.raw_parts.intersection(files)
         self.raw_parts -= claimed
         self.passed_over[RAW_PART] -= len(claimed)
@@ -127,7 +147,7 @@ def discover(sources: Sequence[Path], *, exclude: Path | None = None) -> Discove
         if rule:
             discovery.passed_over[rule] += 1
         else:
-            discovery.files.append(Found(path, root.parent if outright else root, kind or UNKNOWN))
+            discovery.files.append(Found.at(path, root.parent if outright else root, kind or UNKNOWN))
     discovery.passed_over.update(walk.passed_over)
     return discovery
 

@@ -77,4 +77,4 @@ def as_time(seconds: float) -> str:
 def _kind(source: Source) -> str:
     if not isinstance(source, Series):
         return "file"
-    return "slices" if source.slices[0].syntax in (*NATIVE, "") else "compressed slices"
+    return "slices" if source.first.syntax in (*NATIVE, "") else "compressed slices"

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -107,17 +107,19 @@ class Ledger:
         self._write(rejection.key, files, rejected=asdict(rejection))
         return rejection
 
-    def forget(self, sources: set[str], files: set[str]) -> None:
+    def forget(self, sources: set[str], files: Iterable[str]) -> None:
         """Drop rows and refusals of no current source, where all of their files are among these.
 
         Args:
             sources: keys of what the files are made into now.
-            files: paths.
+            files: paths; looked at where such a row or refusal is.
         """
         kept = {row["source"]: volume_id for volume_id, row in self.rows.items()} | {key: key for key in self.rejected}
-        for source in [source for source in kept if source not in sources]:
+        stale = [source for source in kept if source not in sources]
+        current = set(files) if stale else set()
+        for source in stale:
             paths = self.paths.get(kept[source], ())
-            if paths and files.issuperset(paths):
+            if paths and current.issuperset(paths):
                 self.rejected.pop(source, None)
                 self._drop(self._by_source.get(source, ""))
 

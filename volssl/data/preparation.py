@@ -184,8 +184,6 @@ def _due(
     due: list[tuple[Source, int]] = []
     counted: set[Path] = set()
     for source in sources:
-        own = set() if isinstance(source, Refused) else set(source.files) - counted
-        counted |= own
         if isinstance(source, Refused):
             name = keyed_hash(writer.key, "source", str(source.found.path))
             rejection = Rejection(name, source.reason, source.sentence, "")
@@ -193,11 +191,13 @@ def _due(
             if ledger.refused(name) != rejection:
                 ledger.reject(rejection, [source.found.path])
         elif not ledger.settled(writer.name(source), writer.stamp(source)):
-            due.append((source, len(own)))
+            due.append((source, len(set(source.files) - counted) if source.shares_files else source.file_count))
         elif refused := ledger.refused(writer.name(source)):
             summary.rejected[refused.reason] += 1
         else:
             summary.known += 1
+        if not isinstance(source, Refused) and source.shares_files:  # of millions of slices, no list is kept here
+            counted.update(source.files)
     return due
 
 
@@ -229,7 +229,7 @@ def _forget_stale(sources: Sequence[Source | Refused], discovery: Discovery, wri
     """Drop what an earlier run made of files that now, all of them, are of other sources."""
     current = {keyed_hash(writer.key, "source", str(one.found.path)) for one in sources if isinstance(one, Refused)}
     current |= {writer.name(one) for one in sources if not isinstance(one, Refused)}
-    ledger.forget(current, {str(one.path) for one in discovery.files})
+    ledger.forget(current, (str(one.path) for one in discovery.files))
 
 
 def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: PrepareSummary) -> None:

@@ -19,6 +19,7 @@ from volssl.progress import track
 HEADERS_AT_ONCE = 64
 OTHER_KIND = ("unknown_format", "Neither its name nor its first bytes are those of DICOM, NIfTI, NRRD or MetaImage.")
 LONE_PART = ("missing_part", "It is the raw part of a header file that is not beside it.")
+NOTHING = ("failed", "No reader made a volume of it.")
 T = TypeVar("T")
 
 
@@ -28,6 +29,8 @@ class Source(Protocol):
     Attributes:
         path: the file, or the folder that holds all slices.
         files: every file it is made of, copies of slices included.
+        file_count: how many they are.
+        shares_files: whether another source may be made of one of them, too.
         source: names it among all others; private.
         stamp: changes when a file does.
         says_modality: whether the source itself tells CT from MR.
@@ -39,6 +42,10 @@ class Source(Protocol):
     def path(self) -> Path: ...
     @property
     def files(self) -> tuple[Path, ...]: ...
+    @property
+    def file_count(self) -> int: ...
+    @property
+    def shares_files(self) -> bool: ...
     @property
     def source(self) -> str: ...
     @property
@@ -72,13 +79,11 @@ def gather(files: Sequence[Found], hands: Crew) -> list[Source | Refused]:
     sources: list[Source] = []
     for parts in _headers(read_volume_headers, volumes, "Reading volume headers", hands, refused):
         sources += parts
+    raw_parts = {path for source in sources for path in source.files}
     sources += grouped(chain.from_iterable(_headers(read_headers, slices, "Reading DICOM headers", hands, refused)))
-    parts_of_sources = {path for source in sources for path in source.files}
     for one in files:
-        if one.format == UNKNOWN and one.path not in parts_of_sources:
-            refused.append(Refused(one, *(LONE_PART if one.path.name.lower().endswith(RAW_PARTS) else OTHER_KIND)))
-    named = parts_of_sources | {one.found.path for one in refused}
-    refused += [Refused(one, "failed", "No reader made a volume of it.") for one in files if one.path not in named]
+        if one.format == UNKNOWN and one.path not in raw_parts:
+            refused.append(Refused(one, *(LONE_PART if one.name.lower().endswith(RAW_PARTS) else OTHER_KIND)))
     return [*sources, *refused]
 
 
@@ -94,8 +99,10 @@ def _headers(
     for found, answer in zip(files, answers, strict=True):
         if isinstance(answer, RefusedError):
             refused.append(Refused(found, answer.reason, answer.sentence))
-        else:
+        elif answer:
             yield answer
+        else:
+            refused.append(Refused(found, *NOTHING))
 
 
 def _in_portions(

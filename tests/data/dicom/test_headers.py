@@ -22,13 +22,13 @@ def one_slice(folder: Path, edit: object = None) -> Path:
 
 
 def header(path: Path) -> Header:
-    (found,) = read_headers([Found(path, path.parent, "dicom")])
+    (found,) = read_headers([Found.at(path, path.parent, "dicom")])
     assert isinstance(found, tuple), found
     return found[0]
 
 
 def refusal(path: Path) -> RefusedError:
-    (found,) = read_headers([Found(path, path.parent, "dicom")])
+    (found,) = read_headers([Found.at(path, path.parent, "dicom")])
     assert isinstance(found, RefusedError)
     return found
 

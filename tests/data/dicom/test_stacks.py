@@ -208,7 +208,7 @@ def test_stacks_half_a_step_apart_come_apart_by_their_numbers(
     slice_header: Header, first: range, second: range, told: str
 ) -> None:
     slices = [*numbered(stack(slice_header, EVERY_3), first), *numbered(stack(slice_header, BETWEEN), second)]
-    copy = replace(slices[3], found=replace(slices[3].found, path=slices[3].found.path / "copy"))
+    copy = replace(slices[3], found=replace(slices[3].found, name="copy"))
     one, other = grouped([*slices, copy])
     assert places_mm(one) == sorted([*EVERY_3, 9.0])
     assert places_mm(other) == list(BETWEEN)

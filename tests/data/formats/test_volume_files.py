@@ -22,7 +22,7 @@ from volssl.data.volume import RefusedError, Volume
 
 
 def files_of(path: Path, kind: str = "nifti") -> tuple[VolumeFile, ...]:
-    (outcome,) = read_volume_headers([Found(path, path.parent, kind)])
+    (outcome,) = read_volume_headers([Found.at(path, path.parent, kind)])
     if isinstance(outcome, RefusedError):
         raise outcome
     return outcome
@@ -173,7 +173,7 @@ def test_the_width_in_the_store_is_told_from_the_header_a_name_or_a_sidecar(tmp_
 def test_a_folder_below_the_source_may_name_the_modality_but_not_the_source_itself(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "MR" / "P1" / "v.nii", block(26))
     for root, named in ((tmp_path, "MR"), (tmp_path / "MR", "")):
-        ((file,),) = read_volume_headers([Found(path, root, "nifti")])
+        ((file,),) = read_volume_headers([Found.at(path, root, "nifti")])
         assert file.read().origin.name_modality == named
 
 
@@ -323,7 +323,7 @@ def test_a_refusal_names_no_path(tmp_path: Path) -> None:
     (folder / "v.hdr").write_bytes(nib.Nifti1Pair(block(22), np.eye(4)).header.binaryblock)
     (folder / "v.nii").symlink_to(folder / "nowhere")
     kinds = {"v.mhd": "metaimage", "v.nrrd": "nrrd", "v.hdr": "nifti", "v.nii": "nifti"}
-    outcomes = read_volume_headers([Found(folder / name, folder, kind) for name, kind in kinds.items()])
+    outcomes = read_volume_headers([Found.at(folder / name, folder, kind) for name, kind in kinds.items()])
     assert [one.reason for one in outcomes] == ["missing_part", "missing_part", "missing_part", "unreadable"]
     assert not any("Doe" in one.sentence for one in outcomes)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from volssl.data.dicom.headers import Header
 from volssl.data.dicom.kinds import is_derived, refusal
 from volssl.data.dicom.lines import SLICES_MIN, without_copies
 from volssl.data.dicom.monochrome import stacked_as_shown
+from volssl.data.dicom.packed import Piles, pack, unpack
 from volssl.data.dicom.pixels import check_decodable, decoded
 from volssl.data.dicom.stacks import bucket, has_place, stacks_of
 from volssl.data.unforeseen import unforeseen
@@ -35,26 +36,42 @@ class Series:
     """A source of one volume that is many slices: of one series, with one orientation, size and spacing.
 
     Attributes:
+        packed: the headers of its slices; `slices` unpacks them.
+        first: the header of the first slice.
+        count: how many slices there are, copies included.
+        file_count: how many files.
+        path: the file, or the folder that holds all slices.
+        stamp: changes when a file does, or joins or leaves.
         part: what tells it from other stacks of its series and plane; private.
         notes: the same for the reader.
         refused: why they are no volume, where grouping them showed it.
     """
 
-    slices: tuple[Header, ...]
+    packed: bytes
+    first: Header
+    count: int
+    file_count: int
+    path: Path
+    stamp: str
     part: str = ""
     notes: tuple[str, ...] = ()
     refused: RefusedError | None = None
 
+    @classmethod
+    def of(
+        cls, slices: Sequence[Header], part: str = "", notes: tuple[str, ...] = (), refused: RefusedError | None = None
+    ) -> Series:
+        """A stack of slices."""
+        files = {(one.found.folder, one.found.name): one for one in slices}
+        stamps = " ".join(sorted(f"{one.found.name} {one.stamp}" for one in files.values()))
+        stamp = hashlib.sha256(stamps.encode("utf-8", "surrogateescape")).hexdigest()
+        path = slices[0].found.path if len(files) == 1 else _shared_folder({folder for folder, _ in files})
+        return cls(pack(slices), slices[0], len(slices), len(files), path, stamp, part, notes, refused)
+
     @property
-    def path(self) -> Path:
-        """The file, or the folder that holds all slices."""
-        if len(self.files) == 1:
-            return self.files[0]
-        parents = {path.parent for path in self.files}
-        shared = min(parents, key=lambda path: len(path.parts))
-        while not all(parent.is_relative_to(shared) for parent in parents):
-            shared = shared.parent
-        return shared
+    def slices(self) -> tuple[Header, ...]:
+        """The headers of all slices."""
+        return unpack(self.packed)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -62,22 +79,26 @@ class Series:
         return tuple(sorted({one.found.path for one in self.slices}))
 
     @property
+    def shares_files(self) -> bool:
+        """Whether another source may be made of the same files."""
+        return self.first.frames > 1
+
+    @property
     def voxels(self) -> int:
         """Number of voxels by the headers; 0 where they already rule the slices out."""
-        first = self.slices[0]
-        if self.refused or refusal(first) or len(self.slices) < SLICES_MIN:
+        if self.refused or refusal(self.first) or self.count < SLICES_MIN:
             return 0
-        return first.rows * first.columns * len(self.slices)
+        return self.first.rows * self.first.columns * self.count
 
     @property
     def stored_bytes_per_voxel(self) -> int:
         """Bytes that a voxel takes in the store."""
-        return 2 if self.slices[0].modality == "CT" else 4
+        return 2 if self.first.modality == "CT" else 4
 
     @property
     def identity(self) -> str:
         """What stays the same when the files move: UIDs and geometry; without a UID, the slices themselves."""
-        first = self.slices[0]
+        first = self.first
         name = first.series or " ".join(sorted({one.sop or _digest(one.found.path) for one in self.slices}))
         orientation = " ".join(f"{value:.3f}" for value in first.orientation or ()).replace("-0.000", "0.000")
         spacing = f"{first.row_spacing_mm or 0:.4f} {first.column_spacing_mm or 0:.4f}"
@@ -88,11 +109,6 @@ class Series:
     def source(self) -> str:
         """What names this source among all others; private."""
         return f"{self.path} {self.identity}"
-
-    @property
-    def stamp(self) -> str:
-        """Changes when a file does, or joins or leaves."""
-        return " ".join(sorted({one.found.path: f"{one.found.path.name} {one.stamp}" for one in self.slices}.values()))
 
     @property
     def says_modality(self) -> bool:
@@ -126,13 +142,14 @@ class Series:
         """The slices in order, without copies; and what is to be noted of it."""
         if self.refused:
             raise self.refused
-        if refused := refusal(self.slices[0]):
+        if refused := refusal(self.first):
             raise refused
-        if not all(has_place(one) for one in self.slices):
+        given = self.slices
+        if not all(has_place(one) for one in given):
             raise RefusedError(
                 "geometry", "Orientation, position or pixel spacing is missing or impossible, so slices have no place."
             )
-        slices, copies = without_copies(self.slices)
+        slices, copies = without_copies(given)
         check_decodable(slices)
         _check_count(slices)
         slices, pairs = sorted_along_normal(slices)
@@ -150,26 +167,33 @@ def grouped(headers: Iterable[Header]) -> list[Series]:
 
     Whatever headers say, this raises nothing: slices that cannot be grouped are a series that is refused.
     """
-    buckets: dict[tuple[str, ...], list[Header]] = defaultdict(list)
-    groups = []
+    piles, groups = Piles(), []
     for header in headers:
         try:
-            buckets[bucket(header)].append(header)
+            piles.lay(bucket(header), header)
         except Exception as error:  # noqa: BLE001 - one archive's oddity does not stop the reading of all others
-            groups.append(
-                Series((header,), f"{header.sop} {header.frame}", refused=unforeseen(error, "Grouping the slices"))
-            )
-    for _, members in sorted(buckets.items()):
+            refused = unforeseen(error, "Grouping the slices")
+            groups.append(Series.of([header], f"{header.sop} {header.frame}", refused=refused))
+    for members in piles.take():
         try:
             members.sort(key=_order)
-            groups += [Series(stack.slices, stack.part, stack.notes, stack.refused) for stack in stacks_of(members)]
+            groups += [Series.of(stack.slices, stack.part, stack.notes, stack.refused) for stack in stacks_of(members)]
         except Exception as error:  # noqa: BLE001
-            groups.append(Series(tuple(members), refused=unforeseen(error, "Grouping the slices")))
+            groups.append(Series.of(members, refused=unforeseen(error, "Grouping the slices")))
     return groups
 
 
+def _shared_folder(folders: set[str]) -> Path:
+    """The deepest folder that holds them all."""
+    parents = [Path(folder) for folder in folders]
+    shared = min(parents, key=lambda path: len(path.parts))
+    while not all(parent.is_relative_to(shared) for parent in parents):
+        shared = shared.parent
+    return shared
+
+
 def _order(one: Header) -> tuple[object, ...]:
-    return one.position_mm or (), one.marks, str(one.found.path), one.frame or 0
+    return one.position_mm or (), one.marks, one.found.folder, one.found.name, one.frame or 0
 
 
 def _check_count(slices: tuple[Header, ...]) -> None:

@@ -49,7 +49,7 @@ def stacks_of(series: Sequence[Header]) -> list[Stack]:
 
 def bucket(one: Header) -> tuple[str, ...]:
     """What slices of one stack share to the letter; without a series UID, the folder."""
-    series = one.series or f"{one.found.path.parent} {one.frame_of_reference}"
+    series = one.series or f"{one.found.folder} {one.frame_of_reference}"
     kind = refused.reason if (refused := refusal(one)) else ""
     return (
         one.patient,

@@ -68,6 +68,16 @@ class VolumeFile:
         return False
 
     @property
+    def file_count(self) -> int:
+        """How many files it is made of."""
+        return len(self.files)
+
+    @property
+    def shares_files(self) -> bool:
+        """Whether another source may be made of the same files."""
+        return True
+
+    @property
     def voxels(self) -> int:
         """How many it has."""
         return int(np.prod(self.shape, dtype=np.int64))
