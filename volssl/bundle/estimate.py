@@ -98,7 +98,7 @@ class Estimate:
         lines = [f"{name:<12} {value}" for name, value in rows.items() if value]
         lines.append(f"Measured over {self.timed_steps} steps; a machine that does other work too is slower.")
         if self.waiting > WAITING:
-            enough = max(self.workers + 1, math.ceil(self.batch_s / self.compute_s))
+            enough = max(self.workers + 1, math.ceil(round(self.batch_s / self.compute_s, 1)))
             made = f"A worker makes a batch in {self.batch_s:.3g} s"
             lines.append(f"{made}: workers={enough} would keep up, on as many free cores.")
         return "\n".join(lines)
