@@ -40,7 +40,7 @@ class Scan(Protocol):
     def intensity(self) -> tuple[float, float]: ...
 
     def read(self, box: Box | None = None) -> np.ndarray:
-        """Read a box, or all of it: (C, R, A, S), Hounsfield units as int16 for CT, float32 for MR."""
+        """Read a box, or all of it: (C, R, A, S), HU as int16 for CT (int32 where they need it), float32 for MR."""
         ...
 
 
