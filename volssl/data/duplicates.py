@@ -145,7 +145,8 @@ def _every(
 def _clipped(sample: np.ndarray, low: float, high: float) -> npt.NDArray[np.float32]:
     """Values between two, the lower one taken off; no step of it is wider than float32."""
     clipped = np.clip(sample, np.float32(low), np.float32(high))  # float64, where int32 is stored
-    return np.subtract(clipped, low, dtype=np.float32, casting="same_kind")
+    lowered: npt.NDArray[np.float32] = np.subtract(clipped, low, dtype=np.float32, casting="same_kind")
+    return lowered
 
 
 def _center(
