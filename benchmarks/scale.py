@@ -1,6 +1,6 @@
 """Whether a manifest of the paper's size, and one of a million volumes, opens quickly and costs a rank little memory.
 
-    python benchmarks/scale.py             # about two minutes on two cores; Linux
+    python benchmarks/scale.py             # about seven minutes on two cores, most for headers.py; Linux
     python benchmarks/scale.py --quick     # a twentieth of it
 
 The manifests are made up, with the columns, hashes and settings of `volssl prepare`, and no volumes behind them. Each
@@ -74,6 +74,7 @@ def main() -> None:
                 command = [sys.executable, __file__, "--measure", what, str(store)]
                 answer = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
                 print(f"{'':34} {sentence:44} {answer['seconds']:8.3f} {answer['mb']:7.1f}   {limit}", flush=True)
+    subprocess.run([sys.executable, Path(__file__).with_name("headers.py"), *["--quick"] * chosen.quick], check=True)
 
 
 def write_store(store: Path, volumes: int, slices: int) -> None:

@@ -23,10 +23,15 @@ class Tags:
 
     def __init__(self, *datasets: Dataset) -> None:
         self._datasets = datasets
+        self._found: dict[int, tuple[DataElement | RawDataElement, Dataset]] = {}
+        for dataset in reversed(datasets):
+            for tag, element in dataset.items():
+                if element.value not in (None, b"", ""):
+                    self._found[int(tag)] = element, dataset
 
     def has(self, keyword: str) -> bool:
         """Whether the tag is there, whatever its value."""
-        return any(keyword in dataset for dataset in self._datasets)
+        return any(_tag(keyword) in dataset for dataset in self._datasets)
 
     def text(self, *keywords: str) -> str:
         """The value of the first of these tags that has one; parts are joined by a backslash; empty where none has."""
@@ -71,12 +76,15 @@ class Tags:
         return values or None
 
     def _values(self, keyword: str) -> Sequence[object]:
-        tag = _TAG.get(keyword) or _TAG.setdefault(keyword, int(tag_for_keyword(keyword) or 0))
-        for dataset in self._datasets:
-            element = dataset.get_item(tag)
-            if element is not None and element.value not in (None, b"", ""):
-                return _raw_values(element, tag, dataset) if isinstance(element, RawDataElement) else _parsed(element)
-        return ()
+        tag = _tag(keyword)
+        if tag not in self._found:
+            return ()
+        element, dataset = self._found[tag]
+        return _raw_values(element, tag, dataset) if isinstance(element, RawDataElement) else _parsed(element)
+
+
+def _tag(keyword: str) -> int:
+    return _TAG.get(keyword) or _TAG.setdefault(keyword, int(tag_for_keyword(keyword) or 0))
 
 
 _TAG: dict[str, int] = {}
