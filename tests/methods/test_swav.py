@@ -29,8 +29,11 @@ class TwoLayers(nn.Module):
             for parameter, weight in zip(self.net.parameters(), weights, strict=True):
                 parameter.copy_(torch.from_numpy(weight))
 
-    def pooled(self, x: Tensor) -> Tensor:
-        return functional.normalize(self.net(x), dim=1)
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [functional.normalize(self.net(x), dim=1)]
+
+    def pool(self, pyramid: list[Tensor]) -> Tensor:
+        return pyramid[-1]
 
 
 def no_views(scan: object, rng: object) -> dict[str, Tensor]:

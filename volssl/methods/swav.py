@@ -100,7 +100,7 @@ class SwAV(Method):
         pooled: dict[str, Tensor] = {}
         for shape in dict.fromkeys(batch[name].shape for name in names):
             same = [name for name in names if batch[name].shape == shape]
-            rows = self.encoder.pooled(torch.cat([batch[name] for name in same]))
+            rows = self.encoder.pool(self.encode(torch.cat([batch[name] for name in same])))
             pooled |= zip(same, rows.chunk(len(same)), strict=True)
         projected = self.projector(torch.cat([pooled[name] for name in names]))
         features = functional.normalize(projected.float(), dim=1).chunk(len(names))
