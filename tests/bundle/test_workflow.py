@@ -162,7 +162,7 @@ def test_an_encoder_of_another_architecture_is_refused_in_one_line(
     other = tampered(swav, tmp_path / "other", "encoder.pt", encoder="Swin")
     with pytest.raises(UserError, match="holds a Swin, this run builds a PaperDenseNet"):
         finetune("hemorrhage", store=store, labels=labels, out=tmp_path / "run", encoder=other, words=FINETUNING)
-    with pytest.raises(UserError, match="unknown encoder Swin"):
+    with pytest.raises(UserError, match=r"Swin: no such encoder.*another version of volssl"):
         load_encoder(other)
 
 
