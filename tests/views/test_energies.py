@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,22 @@ def test_a_crop_has_the_energies_and_the_blur_of_the_whole_scan() -> None:
     crop = torch.from_numpy(bands.sum(axis=0)[None, 3:13, 8:20, 1:7]).float()
     got = spectrum.rebalance(crop, ((3, 13), (8, 20), (1, 7)), reference[:, None])
     np.testing.assert_allclose(got[0].numpy(), expected[3:13, 8:20, 1:7], atol=1e-4)
+
+
+def test_a_crop_finer_than_the_grid_finds_its_place_on_it() -> None:
+    """Bands from a grid of 2 mm, laid onto a crop of 1 mm: as from a grid of 1 mm, but for the interpolation."""
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.normal(0, 1, (48, 40, 20)), (5, 5, 3))
+    scan = ArrayScan((55 + 50 * smooth / smooth.std()).astype(np.int16), spacing_mm=(1.0, 1.0, 2.0))
+    crop = torch.from_numpy((scan.array[None, 30:46, 4:20, 9:19].astype(np.float32) + 45) / 200).clamp(0, 1)
+    found = []
+    for grid_mm in (1.0, 2.0):
+        energies = replace(some([0.1] * 3, [0.0] * 3), sigmas_mm=[4.0, 8.0], grid_mm=grid_mm)
+        spectrum = Spectrum(scan, energies)
+        reference = spectrum.energies.double().numpy() * np.array([[1.0], [1.5], [0.6]])
+        found.append(spectrum.rebalance(crop, ((30, 46), (4, 20), (9, 19)), reference))
+    assert float((found[0] - crop).abs().max()) > 0.1  # it changed a lot,
+    assert float((found[0] - found[1]).abs().max()) < 0.03  # and on both grids alike
 
 
 def test_what_lies_outside_of_the_scan_stays_black() -> None:
