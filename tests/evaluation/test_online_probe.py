@@ -60,7 +60,7 @@ def test_the_figures_are_those_of_the_encoder_on_validation_and_the_untrained_co
     trainer(method, tmp_path / "run", probe).run()
     logged = probed(tmp_path / "run")
     assert [(row["step"], row["epoch"]) for row in logged] == [(0, 0), (6, 3), (8, 4)]  # every third, and the last
-    assert logged[0] == {"step": 0, "epoch": 0, **untrained}
+    assert logged[0] == {"step": 0, "epoch": 0, **untrained, "probe_scans": 30, "probe_validation_scans": 30}
     assert logged[-1] == {"step": 8, "epoch": 4, **expected()}
     assert 0.5 < logged[-1]["probe_linear_auc"] <= 1
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from volssl.errors import UserError
+from volssl.evaluation import course
 from volssl.evaluation.bootstrap import Interval
 from volssl.evaluation.examples import radiological, slices_to_show, worked_examples
 from volssl.evaluation.page import grey_picture, number
@@ -238,6 +239,71 @@ def test_a_training_page_has_a_curve_a_scalar_and_the_pictures_of_the_run(tmp_pa
         "Lr over steps, from 0.1 at step 1 to 0.1 at step 3",
         "What the network saw.",
     ]
+
+
+def pretraining_rows() -> list[str]:
+    """Four epochs of two steps, probed before and after every second; the second epoch's encoder is kept."""
+    rows: list[dict[str, object]] = [
+        {"step": 0, "epoch": 0, "probe_linear_auc": 0.61, "probe_knn_auc": 0.58, "probe_scans": 40}
+        | {"probe_validation_scans": 25}
+    ]
+    for step in range(1, 9):
+        watched = {"feature_std": 0.9 - step / 20, "prototype_entropy": 0.95, "prototypes_dead": 0.125}
+        rows.append({"step": step, "epoch": (step + 1) // 2, "loss": 4.2 - step / 10, "loss_floor": 4.16} | watched)
+    rows += [
+        {"step": 4, "epoch": 2, "probe_linear_auc": 0.81, "probe_knn_auc": 0.7},
+        {"step": 4, "epoch": 2, "encoder_epoch": 2},
+        {"step": 8, "epoch": 4, "probe_linear_auc": 0.75, "probe_knn_auc": 0.74},
+        {"step": 7, "epoch": 4, "warning": "step 7: the features of all scans are nearly alike <b>"},
+    ]
+    return [json.dumps(row) for row in rows]
+
+
+def test_a_pretraining_page_tells_the_probe_the_signs_of_collapse_and_which_encoder_is_kept(tmp_path) -> None:
+    log(tmp_path, *pretraining_rows())
+    page = Elements(write_pretrain_report(tmp_path))
+    assert "Encoder kept epoch 2, by the probe" in page.text
+    assert "Linear probe, AUC 0.810 untrained 0.610 Nearest neighbours, AUC 0.700 untrained 0.580" in page.text
+    assert "Trained on 40 labelled scans, scored on 25 of validation patients." in page.text
+    assert "Step 7: the features of all scans are nearly alike <b>." in page.text  # as text, not as a tag
+    assert [picture["alt"] for picture in page.pictures()] == [
+        "AUC on validation over epochs, linear probe from 0.61 at epoch 0 to 0.75 at epoch 4; nearest neighbours from "
+        "0.58 at epoch 0 to 0.74 at epoch 4",
+        "Loss over steps, from 4.1 at step 1 to 3.4 at step 8",
+        "Feature spread over steps, from 0.85 at step 1 to 0.5 at step 8",
+        "Prototype use over steps, evenness (entropy over ln K) from 0.95 at step 1 to 0.95 at step 8; share hardly "
+        "used from 0.125 at step 1 to 0.125 at step 8",
+    ]
+
+
+def test_without_labels_the_page_says_that_the_loss_chose_and_shows_no_probe(tmp_path) -> None:
+    log(tmp_path, *(line for line in pretraining_rows() if "probe" not in line))
+    page = Elements(write_pretrain_report(tmp_path))
+    assert "Encoder kept epoch 2, by the loss" in page.text
+    assert "What the features tell" not in page.text
+
+
+def test_each_part_of_a_combined_method_has_its_own_drawings(tmp_path) -> None:
+    parts = {"swav_loss": 4.0, "swav_loss_floor": 4.16, "swav_feature_std": 0.5, "restoration_loss": 0.02}
+    log(tmp_path, *(json.dumps({"step": step, "epoch": 1, "loss": 5 - step} | parts) for step in (1, 2)))
+    page = Elements(write_pretrain_report(tmp_path))
+    assert [(picture["alt"] or "").split(" over")[0] for picture in page.pictures()] == [
+        "Loss",
+        "Loss of swav",
+        "Loss of restoration",
+        "Feature spread of swav",
+    ]
+
+
+def test_the_level_of_a_loss_and_the_mark_of_the_kept_epoch_are_drawn(monkeypatch) -> None:
+    drawn: dict[str, object] = {}
+    monkeypatch.setattr(course, "history_figure", lambda curves, **options: drawn.update(options) or "<svg/>")
+    rows = [json.loads(line) for line in pretraining_rows()]
+    course.probe_picture(rows, kept=2)
+    assert drawn["marked"] == 2
+    assert drawn["level"] == (0.5, "guessing")
+    course.panel_picture(rows, course.PANELS[0], "")
+    assert drawn["level"] == (4.16, "telling no scan from another")
 
 
 def test_of_a_step_logged_twice_the_later_row_holds_and_a_line_cut_off_is_passed_over(tmp_path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -89,15 +89,51 @@ def interval_figure(intervals: Mapping[str, Interval], *, axis: str, reference: 
     return _svg(figure)
 
 
-def history_figure(steps: Floats, values: Floats, *, label: str) -> str:
-    """Draw a scalar over steps: faint as it was logged, and bold its running mean where the history is long."""
-    figure, axes = _plain(4.6, 2.7, "Step", label)
-    steps_of_mean, mean = _running_mean(steps, values)
-    if len(mean) < len(values):
-        axes.plot(steps, values, color=FIRST, linewidth=0.8, alpha=0.3)
-    axes.plot(steps_of_mean, mean, color=FIRST, linewidth=1.8, marker="o" if len(values) < 3 else None)
+class Curve(NamedTuple):
+    """A scalar over steps or epochs, (n,) each."""
+
+    x: Floats
+    y: Floats
+
+
+def history_figure(
+    curves: Mapping[str, Curve],
+    *,
+    x: str,
+    y: str,
+    level: tuple[float, str] | None = None,
+    marked: float | None = None,
+    limits: tuple[float, float] | None = None,
+    wide: bool = False,
+) -> str:
+    """Draw scalars over steps: faint as they were logged, and bold their running mean where the history is long.
+
+    Args:
+        curves: by what the legend calls them; one alone needs none.
+        x, y: labels of the axes.
+        level: a value to hold them against, drawn as a dotted line, and its name.
+        marked: where on the horizontal axis the first curve is marked; of what was kept.
+        limits: of the vertical axis; as the values lie where None.
+        wide: half as wide again.
+    """
+    figure, axes = _plain(6.9 if wide else 4.6, 2.7 if len(curves) == 1 and level is None else 3.1, x, y)
+    for rank, (name, curve) in enumerate(curves.items()):
+        mean = Curve(*_running_mean(*curve))
+        line = _line(rank) | {"linewidth": 1.8}
+        if len(mean.y) < len(curve.y):
+            axes.plot(*curve, color=line["color"], linewidth=0.8, alpha=0.3)
+        axes.plot(*mean, **line, marker="o" if len(curve.y) < 30 else None, markersize=3.5, label=name)
+    if level is not None:
+        axes.axhline(level[0], color=MUTED, linewidth=1, linestyle=":", label=f"{level[1]}: {level[0]:.3g}", zorder=1)
+    first = next(iter(curves.values()))
+    if marked is not None and marked in first.x:
+        axes.plot(marked, first.y[list(first.x).index(marked)], label=f"kept: {x.lower()} {marked:.0f}", **_marker())
+    if limits is not None:
+        axes.set_ylim(*limits)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.grid(axis="y", color=RULE, linewidth=0.6)
+    if len(curves) > 1 or level is not None:
+        _legend_below(axes)
     return _svg(figure)
 
 

@@ -39,11 +39,16 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return sorted(rows.values(), key=lambda row: float(row["step"]))
 
 
-def series_of(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[Floats, Floats]:
-    """The steps and values of one scalar, of the rows that have it."""
-    pairs = [(row["step"], row[name]) for row in rows if _is_number(row.get(name))]
+def series_of(rows: Sequence[Mapping[str, Any]], name: str, *, over: str = "step") -> tuple[Floats, Floats]:
+    """The steps, or epochs, and values of one scalar, of the rows that have it."""
+    pairs = [(row[over], row[name]) for row in rows if _is_number(row.get(name)) and _is_number(row.get(over))]
     values = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
     return values[:, 0], values[:, 1]
+
+
+def sentences_in(rows: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """The sentences that were logged under a name, in their order."""
+    return [row[name] for row in rows if isinstance(row.get(name), str)]
 
 
 def scalars_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:

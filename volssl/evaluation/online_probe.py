@@ -96,9 +96,10 @@ class OnlineProbe:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def begin(self, engine: MethodTrainer) -> None:
-        """Probe the encoder as it comes; a run that goes on has done so."""
+        """Probe the encoder as it comes, and say on how many scans that rests; a run that goes on has done so."""
         if engine.state.iteration == 0:
-            engine.log.write(0, 0, self.figures())
+            counts = {"probe_scans": len(self.labelled.scans), "probe_validation_scans": len(self.validation.scans)}
+            engine.log.write(0, 0, {**self.figures(), **counts})
 
     def __call__(self, engine: MethodTrainer) -> None:
         epoch = int(engine.state.epoch)

@@ -10,14 +10,16 @@ from typing import Any
 import pandas as pd
 
 from volssl.evaluation.bootstrap import Interval
+from volssl.evaluation.course import PROBE, course_pictures, probe_picture
 from volssl.evaluation.examples import ImageOf, worked_examples
-from volssl.evaluation.figures import history_figure, interval_figure, precision_recall_figure, roc_figure, score_figure
-from volssl.evaluation.history import read_history, scalars_in, series_of
+from volssl.evaluation.figures import interval_figure, precision_recall_figure, roc_figure, score_figure
+from volssl.evaluation.history import read_history, scalars_in, sentences_in, series_of
 from volssl.evaluation.metrics import why_undefined
 from volssl.evaluation.page import Picture, number, png_picture, readable, svg_picture, write_page
 from volssl.evaluation.predictions import CHOSEN_ON_VALIDATION, Cases, cases_of
 from volssl.files import write_text
 
+CURVE = "curve"  # the loss as a picture of the run, for those who look at its folder; the page draws it better
 COLUMNS = {
     "auc": "AUC",
     "average_precision": "Average precision",
@@ -105,7 +107,7 @@ def write_pretrain_report(
     captions: Mapping[str, str] | None = None,
     simulated: str | None = None,
 ) -> Path:
-    """Write `report.html` of a run: a curve of each scalar of its log and the pictures in `figures/`; returns the page.
+    """Write `report.html` of a run: what it warned of, what features tell, its course, pictures; returns the page.
 
     Args:
         run: folder of the run.
@@ -118,14 +120,26 @@ def write_pretrain_report(
         UserError: there is no log, or a line of it is broken.
     """
     rows = read_history(run / "metrics.jsonl")
-    curves = [_curve(rows, name) for name in sorted(scalars_in(rows), key=lambda name: name != "loss")]
-    told = {"Last step": f"{rows[-1]['step']:,}"} if rows else {}
+    _, kept = series_of(rows, "encoder_epoch")
+    kept_epoch = int(kept[-1]) if len(kept) else None
     pictures = []
     for path in sorted((run / "figures").glob("*.png")):
-        caption = (captions or {}).get(path.stem, readable(path.stem))
-        pictures.append(png_picture(path, alt=caption, caption=caption))
-    content = {"facts": {**told, **(facts or {})}, "curves": curves, "pictures": pictures}
-    return write_page("pretraining.html.j2", run / "report.html", title=title, simulated=simulated, **content)
+        if path.stem != CURVE:
+            caption = (captions or {}).get(path.stem, readable(path.stem))
+            pictures.append(png_picture(path, alt=caption, caption=caption))
+    return write_page(
+        "pretraining.html.j2",
+        run / "report.html",
+        title=title,
+        simulated=simulated,
+        facts={**_how_far(rows, kept_epoch), **(facts or {})},
+        warnings=sentences_in(rows, "warning"),
+        probe=probe_picture(rows, kept=kept_epoch),
+        headline=_probe_headline(rows, kept_epoch),
+        probed=_probe_counts(rows),
+        curves=course_pictures(rows),
+        pictures=pictures,
+    )
 
 
 def write_comparison(
@@ -242,11 +256,38 @@ def _score_picture(cases: Cases, name: str, point: Mapping[str, Any] | None) -> 
     )
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> Picture:
-    steps, values = series_of(rows, name)
-    ends = f"from {values[0]:.4g} at step {steps[0]:.0f} to {values[-1]:.4g} at step {steps[-1]:.0f}"
-    svg = history_figure(steps, values, label=readable(name))
-    return svg_picture(svg, alt=f"{readable(name)} over steps, {ends}", caption=f"{readable(name)}: {ends}.")
+def _how_far(rows: Sequence[Mapping[str, Any]], kept_epoch: int | None) -> dict[str, str]:
+    """How long was trained, and which epoch's encoder is kept and why."""
+    if not rows:
+        return {}
+    told = {"Last step": f"{rows[-1]['step']:,}"}
+    epochs = [row["epoch"] for row in rows if isinstance(row.get("epoch"), int)]
+    told |= {"Epochs": f"{max(epochs):,}"} if epochs else {}
+    if kept_epoch is not None:
+        names = scalars_in(rows)
+        chosen = "validation AUC" if "validation_auc" in names else "probe" if "probe_linear_auc" in names else "loss"
+        told["Encoder kept"] = f"epoch {kept_epoch}, by the {chosen}"
+    return told
+
+
+def _probe_headline(rows: Sequence[Mapping[str, Any]], kept_epoch: int | None) -> list[tuple[str, float, str]]:
+    """The probes' figures of the kept epoch, and before training: name, AUC, AUC before."""
+    headline = []
+    for name, called in PROBE.names.items():
+        epochs, values = series_of(rows, name, over="epoch")
+        at = dict(zip(epochs, values, strict=True))
+        if kept_epoch in at:
+            before = f"untrained {number(at[0])}" if 0 in at else ""
+            headline.append((called[:1].upper() + called[1:], at[kept_epoch], before))
+    return headline
+
+
+def _probe_counts(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many scans the probe rests on; empty where it is not known."""
+    counts = [series_of(rows, name)[1] for name in ("probe_scans", "probe_validation_scans")]
+    if not all(len(count) for count in counts):
+        return ""
+    return f"Trained on {counts[0][-1]:.0f} labelled scans, scored on {counts[1][-1]:.0f} of validation patients."
 
 
 def _interval_picture(
