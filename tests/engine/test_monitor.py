@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.evaluation.pretraining import TinyEncoder, Wander, trainer, whole_view
+from volssl.engine import WarmupCosine
 from volssl.engine.monitor import CollapseMonitor
 from volssl.errors import UserError
 from volssl.losses.collapse import effective_rank, feature_spread, prototype_use
@@ -104,13 +105,22 @@ def test_a_warning_stands_in_the_log_beside_the_numbers_and_names_a_cure(tmp_pat
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 9))
 
 
+def test_nothing_is_said_while_the_learning_rate_warms_up(tmp_path: Path) -> None:
+    method, monitor = Wander(TinyEncoder(), says={"feature_std": 0.03}), CollapseMonitor(window=2, grace_steps=3)
+    made = trainer(method, tmp_path / "run", monitor)
+    made.schedule = WarmupCosine(warmup_epochs=1.5)  # three of the eight steps
+    made.run()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "warning" in row] == [6]
+
+
 def test_dead_prototypes_alone_stop_no_run(tmp_path: Path) -> None:
     method = Wander(TinyEncoder(), says={"prototypes_dead": 0.95})
     trainer(method, tmp_path / "run", CollapseMonitor(window=2, grace_steps=1, stop=True)).run()
     assert "95% of the prototypes are hardly used" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
-class TwoCrops(SwAV):
+class WholeSwAV(SwAV):
     """SwAV on two noisy looks at a whole tiny scan."""
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -118,10 +128,21 @@ class TwoCrops(SwAV):
         return super().embed({"crop0": x, "crop1": x.flip(2), "modality": batch["modality"]})
 
 
+def test_swav_says_when_its_loss_means_what_it_will_mean(tmp_path: Path) -> None:
+    # Two steps of four samples an epoch: a queue of eight, filled from the second epoch on, is full after step 4.
+    torch.manual_seed(0)
+    options = {"prototypes": 16, "feature_dim": 8, "hidden_dim": 16, "queue_length": 8, "queue_start_epoch": 1}
+    for freeze_steps, settled in ((2, [0, 0, 0, 1, 1, 1, 1, 1]), (6, [0, 0, 0, 0, 0, 1, 1, 1])):
+        run = tmp_path / str(freeze_steps)
+        trainer(WholeSwAV(TinyEncoder(), views=whole_view, freeze_steps=freeze_steps, **options), run).run()
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [row["loss_settled"] for row in rows if "loss" in row] == settled
+
+
 def test_swav_whose_codes_say_nothing_is_stopped_with_the_cure(tmp_path: Path) -> None:
     # An entropy weight this large makes every code uniform, so the best prediction is uniform too: loss ln K.
     torch.manual_seed(0)
-    method = TwoCrops(
+    method = WholeSwAV(
         TinyEncoder(),
         views=whole_view,
         prototypes=16,

@@ -180,5 +180,9 @@ class SwAV(Method):
 
     def diagnostics(self) -> dict[str, float]:
         """What `engine.monitor` reads; the effective rank is that of the queue, once it is full."""
-        floor = math.log(self.prototypes.shape[1])
-        return {name: float(value) for name, value in self._last.items()} | {"loss_floor": floor}
+        queue_is_full = self.queue_length <= int(self.queue_filled.min()) or self.queue_length == 0
+        told = {
+            "loss_floor": math.log(self.prototypes.shape[1]),
+            "loss_settled": float(queue_is_full and int(self.step) >= self.freeze_steps),
+        }
+        return {name: float(value) for name, value in self._last.items()} | told
