@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from scipy import stats
 from torch.nn import functional
 
-from tests.scans import ArrayScan, noise_scan
+from tests.scans import ArrayScan, Box, noise_scan
 from volssl.transforms.crops import overlap
 from volssl.transforms.resample import resample_box
 from volssl.transforms.window import window
@@ -146,6 +147,28 @@ def test_under_the_paper_s_rule_the_crop_is_a_piece_of_the_rescaled_image() -> N
     expected = resized[tuple(slice(k, k + size) for k, size in zip(whole, (8, 8, 6), strict=True))]
     torch.testing.assert_close(cropper.cut(scan, snapped)[0], expected, atol=1e-5, rtol=0)  # type: ignore[arg-type]
     np.testing.assert_allclose([b - a for a, b in box], [8 * 60 / 24, 8 * 50 / 20, 6 * 24 / 10])
+
+
+@dataclass
+class BodyScan(ArrayScan):
+    """A scan that is air but for the middle of it."""
+
+    @property
+    def foreground(self) -> Box:
+        return (40, 60), (40, 60), (40, 60)
+
+
+def test_places_are_in_the_foreground_but_in_the_whole_image_under_the_paper_s_rule() -> None:
+    scan, size = BodyScan(np.zeros((100, 100, 100), np.int16)), (10, 10, 10)
+    starts = []
+    for rescale in (None, Rescale((1.0, 1.0), ((100, 100, 100), (100, 100, 100)))):
+        cropper = Cropper(size=size, spacing_mm=SPACING, border=0.0, rescale=rescale)
+        boxes = np.array([cropper.draw(scan, np.random.RandomState(seed)) for seed in range(200)])
+        starts.append((boxes[:, :, 0].min(), boxes[:, :, 0].max()))
+    assert starts[0][0] >= 40
+    assert starts[0][1] <= 50
+    assert starts[1][0] < 5
+    assert starts[1][1] > 85
 
 
 def test_s_is_uniform_on_its_range() -> None:
