@@ -81,7 +81,7 @@ class CollapseMonitor:
     is said before the learning rate has warmed up and `grace_steps` more: every method begins with a loss at its floor.
     A warning is printed, and stands in `metrics.jsonl` as `warning`.
 
-    The limits were set on SwAV of 46 simulated heads, where the spread begins at .4. At a learning rate of .03 it stayed
+    The limits were set on SwAV of 46 simulated heads, where the spread begins at .4. At a rate of .03 it stayed
     at .3; at .3, in batches of 8, it fell to .05 within 250 steps, with an effective rank of 4 and the loss at ln K.
 
     Args:
