@@ -46,9 +46,9 @@ class LARC(SGD):
                         continue
                     size, slope = p.norm(), p.grad.norm()
                     rate = self.trust * size / (slope + group["weight_decay"] * size + 1e-8)
-                    rate = torch.where((size > 0) & (slope > 0), rate, torch.ones_like(rate))
-                    decay = group["weight_decay"] if size > 0 and slope > 0 else 0.0
-                    p.grad.add_(p, alpha=decay).mul_(rate)
+                    # chosen on the device: a GPU that is asked for each number waits for it
+                    scaled = (size > 0) & (slope > 0)
+                    p.grad.addcmul_(p, scaled * group["weight_decay"]).mul_(torch.where(scaled, rate, 1.0))
                 group["weight_decay"] = 0.0
         result: float | None = super().step(closure)
         for group, decay in zip(self.param_groups, decays, strict=True):
