@@ -156,12 +156,15 @@ def test_an_encoder_of_another_architecture_is_refused_in_one_line(
             labels=labels,
             out=tmp_path / "run",
             encoder=swav,
-            words=[*FINETUNING, "encoder::growth=8"],
+            words=[*FINETUNING, "network_settings={growth: 8}"],
         )
     assert "\n" not in str(caught.value)
     other = tampered(swav, tmp_path / "other", "encoder.pt", encoder="Swin")
-    with pytest.raises(UserError, match="holds a Swin, this run builds a PaperDenseNet"):
+    with pytest.raises(UserError, match="Swin: no such encoder, did you mean SwinUNETR"):
         finetune("hemorrhage", store=store, labels=labels, out=tmp_path / "run", encoder=other, words=FINETUNING)
+    words = [*FINETUNING, "network=DenseNet121", "task::grid=[32, 32, 32]"]
+    with pytest.raises(UserError, match="holds a PaperDenseNet, this run builds a DenseNet121"):
+        finetune("hemorrhage", store=store, labels=labels, out=tmp_path / "third", encoder=swav, words=words)
     with pytest.raises(UserError, match=r"Swin: no such encoder.*another version of volssl"):
         load_encoder(other)
 

@@ -99,7 +99,7 @@ def test_the_dictionary_transform_is_built_from_plain_configuration(monkeypatch:
     }
     parser = ConfigParser({"box": config})
     transform = parser.get_parsed_content("box")
-    assert (transform.grid, transform.extent_mm, transform.window_hu) == (GRID, (168.0, 196.0, 140.0), (55.0, 200.0))
+    assert (transform.grid, transform.extent_mm, transform.window_hu) == (GRID, (168.0, 196.0, 140.0), [(55.0, 200.0)])
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,10 @@ def fits_annotation(key: str, value: Any, parameter: inspect.Parameter) -> None:
         fits_tuple(key, value, typing.get_args(hint))
         return
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    tuples = [option for option in options if typing.get_origin(option) is tuple]
+    if tuples and isinstance(value, list) and not any(isinstance(part, list) for part in value):
+        fits_tuple(key, value, typing.get_args(tuples[0]))
+        return
     plain = {bool, int, float, str, type(None)}
     if not set(options) <= plain:
         return

@@ -14,6 +14,8 @@ from monai.bundle import ConfigWorkflow
 from volssl.bundle.config import bundle_config, nearest, parse_overrides, read_config, resolved
 from volssl.bundle.simulated import simulated_notice
 from volssl.data import Store
+from volssl.encoders import encoder_like
+from volssl.engine.distributed import rank
 from volssl.errors import UserError, user_error_in
 from volssl.evaluation.report import write_pretrain_report
 from volssl.files import write_text
@@ -45,8 +47,9 @@ def pretrain(
     Raises:
         UserError: for a method, preset or option that does not exist, or whatever stops the run.
     """
-    places = {"dataset_dir": store, "output_dir": out, "encoder_path": encoder, "labels": labels}
-    given = {key: str(place) for key, place in places.items() if place is not None}
+    given = {"dataset_dir": str(store), "output_dir": str(out)} | from_encoder(encoder, words)
+    if labels is not None:
+        given["labels"] = str(labels)
     run_training(bundle_config(PRETRAINING, method, preset=preset), given=given, words=words, resume=resume)
     write_run_report(out, title=f"Pretraining: {method}", store=store)
 
@@ -76,13 +79,26 @@ def finetune(
         "output_dir": str(out),
         "mode": mode,
         "fraction": fraction,
-    } | ({"encoder_path": str(encoder)} if encoder else {})
+    } | from_encoder(encoder, words)
     run_training(bundle_config(TASK_BUNDLES[task], "train"), given=given, words=words, resume=resume)
     write_run_report(out, title=f"Fine-tuning: {task}", store=store)
 
 
+def from_encoder(encoder: Path | None, words: Sequence[str]) -> dict[str, Any]:
+    """What a run takes from the encoder that it begins with: where it is, and its architecture if no word names one."""
+    if encoder is None:
+        return {}
+    if any(word.startswith("network=") for word in words):
+        return {"encoder_path": str(encoder)}
+    name, settings = encoder_like(encoder)
+    settings = {key: value for key, value in settings.items() if key != "in_channels"}
+    return {"encoder_path": str(encoder), "network": name, "network_settings": settings}
+
+
 def write_run_report(run: Path, *, title: str, store: Path) -> None:
-    """The page of a training run: its curves, and what the network saw."""
+    """The page of a training run: its curves, and what the network saw. Of several ranks the first writes it."""
+    if rank() > 0:
+        return
     captions = {
         "views": "Views of the first batch, a row a scan: what the network really saw. Middle slices, the patient's "
         "right on the left.",

@@ -14,6 +14,7 @@ from volssl.errors import UserError
 from volssl.tasks.base import Losses, Task, masked_bce
 from volssl.tasks.slices import grid_slice_labels
 from volssl.transforms.head_box import BLOOD_WINDOW_HU, EXTENT_MM, PAPER_GRID, BoxInfo, Millimetres, Size, head_box
+from volssl.transforms.window import Windows, window_pairs
 from volssl.views.base import Scan
 
 TYPES = ("subarachnoid", "subdural", "epidural", "intraventricular", "intraparenchymal")
@@ -28,7 +29,7 @@ class Hemorrhage(Task):
     Args:
         grid: voxels of the head box along R, A, S; the paper's by default.
         extent_mm: of the head box; the paper names none, this one holds an adult's skull.
-        window_hu: (center, width).
+        window_hu: (center, width), or one such pair for each channel.
         types: whether the five types are learnt beside the volume's label.
         slices: whether presence in each slice is.
         weights: of the volume's, the types' and the slices' mean cross-entropy in the loss; the paper names none.
@@ -43,7 +44,7 @@ class Hemorrhage(Task):
         *,
         grid: Size = PAPER_GRID,
         extent_mm: Millimetres = EXTENT_MM,
-        window_hu: tuple[float, float] = BLOOD_WINDOW_HU,
+        window_hu: Windows = BLOOD_WINDOW_HU,
         types: bool = True,
         slices: bool = True,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
@@ -51,7 +52,6 @@ class Hemorrhage(Task):
     ) -> None:
         self.grid: Size = (int(grid[0]), int(grid[1]), int(grid[2]))
         self.extent_mm: Millimetres = (float(extent_mm[0]), float(extent_mm[1]), float(extent_mm[2]))
-        self.window_hu = (float(window_hu[0]), float(window_hu[1]))
         self.types = TYPES if types else ()
         self.weights, self.positive_weights = tuple(weights), tuple(positive_weights)
         self.head_sizes = {"volume": 1, "types": len(self.types), "slices": self.grid[2] if slices else 0}
@@ -59,11 +59,14 @@ class Hemorrhage(Task):
         self.output_names = ("hemorrhage", *self.types, *(("slices",) if slices else ()))
         spacing = [mm / n for mm, n in zip(self.extent_mm, self.grid, strict=True)]
         self.contract = InputContract(
-            modality="CT", window_hu=self.window_hu, spacing_mm=(spacing[0], spacing[1], spacing[2]), grid=self.grid
+            modality="CT",
+            window_hu=tuple(window_pairs(window_hu)),
+            spacing_mm=(spacing[0], spacing[1], spacing[2]),
+            grid=self.grid,
         )
 
     def preprocess(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
-        """The head box of a scan: (1, *grid) float32 in [0, 1].
+        """The head box of a scan: (channels, *grid) float32 in [0, 1].
 
         Raises:
             ValueError: for a scan that is no CT.
@@ -71,7 +74,7 @@ class Hemorrhage(Task):
         if scan.modality != "CT":
             raise ValueError(f"{scan.id}: hemorrhage is read from CT, this scan is {scan.modality}")
         return head_box(
-            scan.read(), scan.spacing_mm, grid=self.grid, extent_mm=self.extent_mm, window_hu=self.window_hu
+            scan.read(), scan.spacing_mm, grid=self.grid, extent_mm=self.extent_mm, window_hu=self.contract.windows_hu
         )
 
     def targets(self, row: pd.Series, info: BoxInfo) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from volssl.transforms.crops import covering
 from volssl.transforms.head import HeadMask, find_head
 from volssl.transforms.resample import FloatBox, resample_box
-from volssl.transforms.window import window
+from volssl.transforms.window import Windows, window, window_pairs
 
 Size = tuple[int, int, int]
 Millimetres = tuple[float, float, float]
@@ -137,7 +137,7 @@ def head_box(
     *,
     grid: Size = PAPER_GRID,
     extent_mm: Millimetres = EXTENT_MM,
-    window_hu: tuple[float, float] = BLOOD_WINDOW_HU,
+    window_hu: Windows = BLOOD_WINDOW_HU,
 ) -> tuple[Tensor, BoxInfo]:
     """Find the head, cut its box, window it and bring it to the grid.
 
@@ -146,10 +146,11 @@ def head_box(
         spacing_mm: along R, A, S.
         grid: voxels of the result.
         extent_mm: of the box.
-        window_hu: (center, width), applied before resampling, so that a voxel half of bone does not turn bright.
+        window_hu: (center, width), or one such pair for each channel, applied before resampling, so that a voxel half
+            of bone does not turn bright.
 
     Returns:
-        (1, *grid) float32 in [0, 1], 0 outside of the scan; and where it was cut.
+        (channels, *grid) float32 in [0, 1], 0 outside of the scan; and where it was cut.
 
     Raises:
         ValueError: where the scan has more than one channel.
@@ -163,26 +164,27 @@ def head_box(
     return cut_box(hu, box, grid, window_hu), info
 
 
-def cut_box(hu: np.ndarray, box: FloatBox, grid: Size, window_hu: tuple[float, float]) -> Tensor:
-    """Window and resample a box of a scan (C, R, A, S), touching only the voxels that it needs."""
+def cut_box(hu: np.ndarray, box: FloatBox, grid: Size, window_hu: Windows) -> Tensor:
+    """Window and resample a box of a scan (1, R, A, S), touching only the voxels that it needs: (channels, *grid)."""
     reach = [max((stop - start) / size, 1.0) for (start, stop), size in zip(box, grid, strict=True)]  # of the filter
     near = covering(box, _three(hu.shape[1:], int), (reach[0], reach[1], reach[2]))
     part = np.ascontiguousarray(hu[(slice(None), *(slice(first, last) for first, last in near))])
     local = [(start - first, stop - first) for (start, stop), (first, _) in zip(box, near, strict=True)]
-    return resample_box(torch.from_numpy(window(part, *window_hu)), (local[0], local[1], local[2]), grid, fill=0.0)
+    image = torch.cat([window(torch.from_numpy(part), *pair) for pair in window_pairs(window_hu)])
+    return resample_box(image, (local[0], local[1], local[2]), grid, fill=0.0)
 
 
 class HeadBoxd(MapTransform):  # type: ignore[misc]
     """`head_box` on the entries of a dictionary; what it cut stands beside it under `<key>_box`, in plain numbers.
 
     An entry is a (1, R, A, S) MetaTensor in HU whose affine has RAS axes (`Orientationd` before), and becomes a plain
-    float32 tensor (1, *grid) in [0, 1].
+    float32 tensor (channels, *grid) in [0, 1].
 
     Args:
         keys: entries to transform.
         grid: voxels along R, A, S.
         extent_mm: of the box along R, A, S.
-        window_hu: (center, width) in HU.
+        window_hu: (center, width) in HU, or one such pair for each channel.
     """
 
     def __init__(
@@ -190,13 +192,13 @@ class HeadBoxd(MapTransform):  # type: ignore[misc]
         keys: KeysCollection,
         grid: Size = PAPER_GRID,
         extent_mm: Millimetres = EXTENT_MM,
-        window_hu: tuple[float, float] = BLOOD_WINDOW_HU,
+        window_hu: Windows = BLOOD_WINDOW_HU,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.grid = _three(grid, int)
         self.extent_mm = _three(extent_mm, float)
-        self.window_hu = (float(window_hu[0]), float(window_hu[1]))
+        self.window_hu = window_pairs(window_hu)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
