@@ -4,7 +4,7 @@ from volssl.engine.handlers import SaveEncoder
 from volssl.engine.larc import LARC
 from volssl.engine.monitor import CollapseMonitor
 from volssl.engine.pictures import SavePictures
-from volssl.engine.schedule import WarmupCosine
+from volssl.engine.schedule import WarmupCosine, scaled_rate
 from volssl.engine.trainer import MethodTrainer
 
-__all__ = ["LARC", "CollapseMonitor", "MethodTrainer", "SaveEncoder", "SavePictures", "WarmupCosine"]
+__all__ = ["LARC", "CollapseMonitor", "MethodTrainer", "SaveEncoder", "SavePictures", "WarmupCosine", "scaled_rate"]
