@@ -71,7 +71,7 @@ def measure(turns: int = 20) -> dict[str, tuple[float, float, float]]:
         energies = reference_energies([scan])
         sizes = (LARGE, SMALL)
         ours: dict[str, MultiCrop] = {
-            "MultiCrop": MultiCrop(sizes=sizes, counts=COUNTS, spacing_mm=SPACING_MM),
+            "MultiCrop": MultiCrop(sizes=sizes, counts=COUNTS, spacing_mm=SPACING_MM, gamma_probability=1.0),
             "generic": generic(sizes=sizes, counts=COUNTS, spacing_mm=SPACING_MM),
             "paper, without bands": paper(sizes=sizes, counts=COUNTS, fraction=FRACTION, gamma_probability=1.0),
             "paper, with bands": paper(
@@ -84,7 +84,7 @@ def measure(turns: int = 20) -> dict[str, tuple[float, float, float]]:
             ),
         }
         stock = {
-            "MultiCrop": Stock(gamma=0.5, flips=(0,), noise=0.05),
+            "MultiCrop": Stock(gamma=1.0, flips=(0,), noise=0.05),
             "generic": Stock(gamma=0.0, flips=(0, 1, 2), noise=0.1),
             "paper, without bands": Stock(zoomed=True, gamma=1.0),
             "paper, with bands": Stock(zoomed=True, gamma=1.0, energies=energies),

@@ -50,6 +50,11 @@ class MultiCrop:
     bands are brought to drawn energies, axes are mirrored, gamma and then a linear change are applied, noise is added.
     All of that is drawn for every crop by itself. `draw` says what happens, `make` does it.
 
+    The defaults are for one GPU or CPU. They keep the lesion in both crops of 69 % of the pairs that SwAV compares, on
+    30 simulated hemorrhages (`benchmarks/views.py`); 63 % with the paper's gamma and shift, 8 % with small crops as fine
+    as the large one: those mostly miss the lesion. On coarser voxels small crops blur it: at 3.5 × 3.5 × 7 mm,
+    crops of 24 × 28 × 10 keep it in 22 % of the pairs, crops of 32 × 38 × 14 with a zoom of 0.9 to 1.3 in 45 %.
+
     Args:
         sizes: of the large and of the small crops along R, A, S.
         unit: of the sizes; `mm` are turned into voxels of `spacing_mm`, rounded.
@@ -89,9 +94,9 @@ class MultiCrop:
         energies: Energies | None = None,
         energy_probability: float = 0.5,
         gamma: tuple[float, float] = (1.8, 2.6),
-        gamma_probability: float = 0.5,
+        gamma_probability: float = 0.2,
         scale: tuple[float, float] = (0.9, 1.1),
-        shift: tuple[float, float] = (-0.2, 0.2),
+        shift: tuple[float, float] = (-0.1, 0.1),
         flip: tuple[float, float, float] = (0.5, 0.0, 0.0),
         noise: float = 0.05,
     ) -> None:

@@ -30,6 +30,9 @@ def paper(
 ) -> MultiCrop:
     """The views of section 3.3 and Table 1: no flips, no noise.
 
+    On 30 simulated hemorrhages, both crops keep the lesion in 66 % of the pairs that SwAV compares, and hold it in 69 %
+    (`benchmarks/views.py`): small images make small crops that see much.
+
     Where the paper is silent:
 
     - The order is that of its list: rescaling, energy bands, gamma, linear, the crop last. Only the crop's box is read
@@ -92,6 +95,9 @@ def generic(
 
     A random crop brought to its size, whose scale varies by a factor of two (large) or three (small); mirror
     images along each axis; brightness and contrast by a fifth; noise. No gamma, no bands.
+
+    It erases what it should keep: both crops hold the lesion in 11 % of the pairs that SwAV compares, on 30 simulated
+    hemorrhages (`benchmarks/views.py`); in 70 % with the sizes and zooms of `MultiCrop`.
 
     Args:
         sizes, counts, spacing_mm, zoom, border, min_overlap, window_hu: as in `MultiCrop`.
