@@ -110,7 +110,8 @@ def test_compiled_and_not_it_is_the_same(dtype: torch.dtype) -> None:
     windows = np.array([[0, 0, 0, 3, 4, 5], [2, 2, 2, 4, 4, 4], [6, 7, 8, 1, 1, 1]])
     plain = image.clone().numpy()
     with np.errstate(over="ignore"):
-        write_windows(image.numpy(), plain, windows, 64, np.uint64(9))
+        flat, size = plain.reshape(1, -1), np.array([7, 8, 9], dtype=np.uint64)
+        write_windows(image.numpy().reshape(1, -1), flat, size, windows.astype(np.uint64), 64, np.uint64(9))
     assert not np.array_equal(plain, image.numpy())
     np.testing.assert_array_equal(local_shuffle(image, windows, 9).numpy(), plain)
 

@@ -36,8 +36,9 @@ def local_shuffle(image: Tensor, windows: np.ndarray, seed: int) -> Tensor:
         raise ValueError(f"a window leaves the image of {size_of(image)} voxels, or is empty")
     result = image.contiguous().clone()
     if len(windows):
-        longest = int(sides.prod(axis=1).max())
-        compiled()(image.detach().contiguous().numpy(), result.detach().numpy(), windows, longest, np.uint64(seed))
+        original, written = (x.detach().flatten(1).numpy() for x in (image.contiguous(), result))
+        size, unsigned = np.array(size_of(image), dtype=np.uint64), windows.astype(np.uint64)
+        compiled()(original, written, size, unsigned, int(sides.prod(axis=1).max()), np.uint64(seed))
     return result
 
 
@@ -62,9 +63,9 @@ class RandLocalShuffle(Replayable):
         self.windows, self.divisor = windows, divisor
 
     def arguments(self, rng: np.random.RandomState, size: Size) -> Drawn:
-        longest = np.maximum(np.array(size) // self.divisor, 1)
-        sides = rng.randint(1, longest + 1, size=(self.windows, 3))
-        first = rng.randint(0, np.array(size) - sides + 1)
+        longest = [max(n // self.divisor, 1) for n in size]
+        sides = np.stack([rng.randint(1, n + 1, size=self.windows) for n in longest], axis=1)
+        first = (rng.random_sample(sides.shape) * (np.array(size) - sides + 1)).astype(np.int64)
         return {"windows": np.hstack([first, sides]), "seed": int(rng.randint(2**31))}
 
 
@@ -94,31 +95,42 @@ def compiled() -> Callable[..., None]:
         return numba.njit(nogil=True)(write_windows)
 
 
-def write_windows(original: Any, result: Any, windows: Any, longest: int, seed: Any) -> None:
-    """Write each window of (C, R, A, S), its voxels in another order; in the language that numba compiles.
+def write_windows(original: Any, result: Any, size: Any, windows: Any, longest: int, seed: Any) -> None:
+    """Write each window, its voxels in another order; in the language that numba compiles.
 
     A window is read once, by Fisher and Yates' shuffle in its inside-out form; the numbers are those of SplitMix64
     (Steele et al. 2014), scaled to a range as Lemire (2019) does. Each channel starts from the seed: all move alike.
+
+    Args:
+        original, result: (C, R A S), in one block of memory.
+        size: R, A, S. Places are unsigned throughout: numba asks of a signed one whether it counts from the end, which
+            takes half of the time.
+        windows: (N, 6), unsigned.
+        longest: voxels of the largest window.
+        seed: unsigned.
     """
+    one, half = np.uint64(1), np.uint64(32)
     buffer = np.empty(longest, original.dtype)
     for channel in range(original.shape[0]):
-        state = seed
+        source, target, state = original[channel], result[channel], seed
         for window in range(windows.shape[0]):
             r0, a0, s0, nr, na, ns = windows[window]
-            read = 0
+            read = np.uint64(0)
             for r in range(r0, r0 + nr):
                 for a in range(a0, a0 + na):
-                    for s in range(s0, s0 + ns):
+                    row = np.uint64((r * size[1] + a) * size[2] + s0)
+                    for s in range(ns):
                         state += np.uint64(0x9E3779B97F4A7C15)
                         mixed = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
                         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-                        place = ((mixed >> np.uint64(32)) * np.uint64(read + 1)) >> np.uint64(32)
+                        place = ((mixed >> half) * (read + one)) >> half
                         buffer[read] = buffer[place]
-                        buffer[place] = original[channel, r, a, s]
-                        read += 1
-            read = 0
+                        buffer[place] = source[row + s]
+                        read += one
+            read = np.uint64(0)
             for r in range(r0, r0 + nr):
                 for a in range(a0, a0 + na):
-                    for s in range(s0, s0 + ns):
-                        result[channel, r, a, s] = buffer[read]
-                        read += 1
+                    row = np.uint64((r * size[1] + a) * size[2] + s0)
+                    for s in range(ns):
+                        target[row + s] = buffer[read + s]
+                    read += ns
