@@ -6,7 +6,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from ignite.engine import Events
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved
 from volssl.bundle.workflow import CONFIG, PRETRAINING, run_workflow
 from volssl.data.estimate import as_bytes, as_time
+from volssl.engine.handlers import Handler
 from volssl.evaluation.online_probe import OnlineProbe
 from volssl.files import write_text
 
@@ -235,13 +236,20 @@ def time_of_a_batch(trainer: MethodTrainer) -> float:
 
 def time_of_a_probe(trainer: MethodTrainer) -> tuple[float, int]:
     """Seconds of a probe whose scans are preprocessed already, and how many a run has; (0, 0) without one."""
-    for handler in trainer.extra_handlers:
+    for handler in with_inner(trainer.extra_handlers):
         if isinstance(handler, OnlineProbe):
             since = time.perf_counter()
             handler.figures()
             epochs = int(trainer.state.max_epochs)
             return time.perf_counter() - since, 1 + math.ceil(epochs / handler.every)
     return 0.0, 0
+
+
+def with_inner(handlers: Iterable[Handler]) -> Iterator[Handler]:
+    """Handlers, and those that they hold."""
+    for handler in handlers:
+        yield handler
+        yield from with_inner(getattr(handler, "handlers", ()))
 
 
 def bytes_in(values: Any) -> int:
