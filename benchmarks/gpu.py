@@ -67,7 +67,7 @@ def main() -> None:
     for _ in range(rounds):
         for variant, training in trainings.items():
             measured[variant].add(*timed(training, batch, steps))
-    table(measured, device)
+    table(measured, device, whole=not given.quick)
     share = waiting(list(trainings.values())[-1], sizes, device, steps=4 if given.quick else 20)
     print(f"share of time that the device waits for views ({os.cpu_count()} cores): {share:.0%}")
 
@@ -144,21 +144,21 @@ def timed(training: Training, batch: dict[str, Tensor], steps: int) -> tuple[flo
     return (time.perf_counter() - start) / steps, float(torch.cuda.max_memory_allocated()) if on_gpu else 0.0
 
 
-def table(measured: dict[str, Measured], device: torch.device) -> None:
-    """Each variant's time, memory and GPU days, beside the paper's."""
-    steps = COHORT / VOLUMES * EPOCHS
+def table(measured: dict[str, Measured], device: torch.device, *, whole: bool) -> None:
+    """Each variant's time and memory, and for whole crops the GPU days beside the paper's."""
     for variant, result in measured.items():
-        days = result.median * steps / 86_400
-        faster = measured[FLOAT32].median / result.median
-        memory = f"{result.memory / 1e9:5.1f} GB " if device.type == "cuda" else ""
-        fits = "" if device.type != "cuda" or result.memory < CARD_GB * 1e9 else f" (more than {CARD_GB} GB)"
+        line = f"{variant:40s} {result.median * 1e3:9.1f} ms a step {measured[FLOAT32].median / result.median:5.2f} ×"
+        if device.type == "cuda":
+            line += f" {result.memory / 1e9:6.1f} GB"
+        if whole:
+            line += f" {result.median * COHORT / VOLUMES * EPOCHS / 86_400:7.1f} GPU days"
+        print(line)
+    if whole:
+        low, high = PAPER_GPU_DAYS
         print(
-            f"{variant:40s} {result.median * 1e3:9.1f} ms a step  {memory}{faster:5.2f} ×  {days:7.1f} GPU days{fits}"
+            f"GPU days: {EPOCHS} epochs of {COHORT:,} volumes; the paper's runs, 2D and 3D, took {low:.0f} to {high:.0f}"
         )
-    low, high = PAPER_GPU_DAYS
-    print(
-        f"{EPOCHS} epochs of {COHORT:,} volumes; the paper took {low:.0f} to {high:.0f} GPU days for its 2D and 3D runs"
-    )
+        print(f"the paper's cards had {CARD_GB} GB")
 
 
 def waiting(training: Training, sizes: tuple[tuple[int, ...], ...], device: torch.device, *, steps: int) -> float:

@@ -135,14 +135,14 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(
 ) -> None:
     from volssl.methods import SwAV
 
-    forward, calls = SwAV.forward, []
+    right, calls = SwAV.losses, []
 
-    def broken(self: SwAV, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def broken(self: SwAV, embedded: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         calls.append(0)
-        losses = forward(self, batch)
+        losses = right(self, embedded)
         return {"loss": losses["loss"] * float("nan")} if len(calls) == 4 else losses
 
-    monkeypatch.setattr(SwAV, "forward", broken)
+    monkeypatch.setattr(SwAV, "losses", broken)
     with pytest.raises(UserError, match=r"the loss is nan at step 4 of 6.*learning_rate"):
         pretrain("swav", store=store, out=tmp_path / "run", words=WORDS)
     state = load_tensors(tmp_path / "run" / LAST)
