@@ -156,7 +156,7 @@ def table(measured: dict[str, Measured], device: torch.device, *, whole: bool) -
     if whole:
         low, high = PAPER_GPU_DAYS
         print(
-            f"GPU days: {EPOCHS} epochs of {COHORT:,} volumes; the paper's runs, 2D and 3D, took {low:.0f} to {high:.0f}"
+            f"GPU days: {EPOCHS} epochs of {COHORT:,} volumes; the paper's runs took {low:.0f} to {high:.0f}, 2D and 3D"
         )
         print(f"the paper's cards had {CARD_GB} GB")
 
