@@ -27,13 +27,15 @@ from volssl.evaluation.metrics import roc_auc
 from volssl.simulate.cohort import simulate_cohort
 
 SPACING, GRID = "[3.5, 3.5, 7.0]", "[48, 56, 20]"
-LOOK = (f"spacing_mm={SPACING}", f"crop_size={GRID}", "small_crop_size=[24, 28, 10]", "workers=1")
+LOOK = (f"spacing_mm={SPACING}", f"crop_size={GRID}", "small_crop_size=[32, 38, 14]", "workers=1")
+ZOOM = "zoom=[[0.7, 1.0], [0.9, 1.3]]"  # on this grid: benchmarks/views.py says what share of pairs keeps a bleed
 SCRATCH = "scratch"
-ARMS: dict[str, tuple[str, tuple[str, ...]]] = {  # arm: method, and what its config states otherwise
-    "SwAV, generic views": ("swav", ("views=generic",)),
-    "SwAV, paper's views": ("swav", ("views=paper",)),
-    "restoration": ("restoration", ()),
-    "combined": ("combined", ()),
+ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # arm: method, preset, and what its config states otherwise
+    "SwAV, generic views": ("swav", "generic_views", (f"method::views::{ZOOM}",)),
+    "SwAV, paper's views": ("swav", "paper_views", ("method::views::fraction=[0.5, 1.1]",)),
+    "SwAV": ("swav", "", (f"method::views::{ZOOM}",)),
+    "restoration": ("restoration", "", ()),
+    "combined": ("combined", "", (f"method::parts::swav::views::{ZOOM}",)),
 }
 
 
@@ -91,10 +93,11 @@ def some_labels(labels: pd.DataFrame, out: Path, count: int, seed: int) -> Path:
 def pretrained(arm: str, store: Path, out: Path, *, epochs: int) -> Path:
     """Pretrain an arm, unless it is done."""
     run = out / "runs" / slug(arm)
-    method, words = ARMS[arm]
+    method, preset, words = ARMS[arm]
     if not (run / "seconds.json").is_file():
         start = time.perf_counter()
-        pretrain(method, store=store, out=run, resume=run.is_dir(), words=[*LOOK, f"max_epochs={epochs}", *words])
+        words = (*LOOK, f"max_epochs={epochs}", *words)
+        pretrain(method, store=store, out=run, preset=preset, resume=run.is_dir(), words=words)
         (run / "seconds.json").write_text(json.dumps(time.perf_counter() - start))
     return run
 
