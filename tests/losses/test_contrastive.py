@@ -91,6 +91,22 @@ def test_kin_do_not_repel_but_a_pair_still_attracts() -> None:
     torch.testing.assert_close(nt_xent(first, second, temperature=0.2, kin=kin), expected)
 
 
+def test_rows_of_the_queue_that_are_ignored_are_counted_for_by_the_others() -> None:
+    queries, keys, queue = rows(3, 1.0), rows(3, 1.3), rows(6, 0.4)
+    ignored = torch.zeros(3, 6, dtype=torch.bool)
+    torch.testing.assert_close(
+        queue_loss(queries, keys, queue, temperature=0.2, ignored=ignored),
+        queue_loss(queries, keys, queue, temperature=0.2),
+    )
+    ignored[:, 2:] = True
+    torch.testing.assert_close(  # two rows stand for six
+        queue_loss(queries, keys, queue, temperature=0.2, ignored=ignored),
+        queue_loss(queries, keys, queue[:2].repeat(3, 1), temperature=0.2),
+    )
+    everything = queue_loss(queries, keys, queue, temperature=0.2, ignored=torch.ones_like(ignored))
+    assert everything.item() == 0  # no negative: nothing to tell apart
+
+
 def test_keys_and_queue_carry_no_gradient_to_the_key_s_encoder() -> None:
     queries, keys = rows(3, 1.0).requires_grad_(), rows(3, 1.3).requires_grad_()
     queue_loss(queries, keys, rows(5, 0.4), temperature=0.2).backward()

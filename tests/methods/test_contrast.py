@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -65,38 +66,64 @@ def test_simclr_s_loss_of_a_batch_in_parts_is_that_of_the_whole() -> None:
     torch.testing.assert_close(method.losses(joined)["loss"], method(given)["loss"])
 
 
-def test_moco_s_loss_is_that_of_its_queries_keys_and_queue() -> None:
+def test_moco_s_loss_is_that_of_its_queries_keys_and_full_queue() -> None:
     method, given = moco(temperature=0.4).train(), batch()
+    for seed in (1, 2, 3):
+        method(batch(seed=seed) | {"index": torch.arange(4) + 4 * seed})
+    method.on_step_end(after(5))
     queue = method.queue.clone()
-    keys = method.key_projector(method.key_encoder.pooled(given["crop1"]))  # eval: running statistics
     assert not method.key_encoder.training
+    keys = functional.normalize(method.key_projector(method.key_encoder.pooled(given["crop1"])), dim=1)
     loss = method(given)["loss"]
-    method.queue.copy_(queue)
     queries = method.projector(method.encoder.pooled(given["crop0"]))
-    torch.testing.assert_close(loss, queue_loss(queries, keys, queue, temperature=0.4))
+    # Its own key is no negative of a query: of the queue's 12 rows 11 are left, and count for 12.
+    rows = torch.cat([keys, queue[:8]])
+    scores = functional.normalize(queries, dim=1) @ rows.T / 0.4
+    own = scores.diagonal()
+    negatives = scores.masked_fill(torch.eye(4, 12, dtype=torch.bool), -torch.inf).logsumexp(dim=1) + math.log(12 / 11)
+    torch.testing.assert_close(loss, (torch.logaddexp(own, negatives) - own).mean())
 
 
 def test_moco_s_keys_join_the_queue_newest_first_and_only_in_training() -> None:
     method = moco().train()
-    random = method.queue.clone()
+    method.on_step_end(after(1))
     rows = [method.embed(batch(seed=seed))["keys"] for seed in (1, 2)]
     for seed in (1, 2):
         method(batch(seed=seed))
-    torch.testing.assert_close(method.queue, torch.cat([rows[1], rows[0], random[:4]]))
+    torch.testing.assert_close(method.queue, torch.cat([rows[1], rows[0], torch.zeros(4, 8)]))
     assert method.queue_places.tolist() == [0, 1, 2, 3] * 2 + [-1] * 4
     method.eval()(batch(seed=3))
     torch.testing.assert_close(method.queue[:4], rows[1])
 
 
-def test_a_sample_s_own_older_keys_do_not_repel_it() -> None:
-    method = moco(queue_length=4).train()
-    given = batch()
-    method(given)  # the queue now holds each sample's own key, and three others
-    embedded = method.embed(given)
-    q, k = functional.normalize(embedded["queries"], dim=1), embedded["keys"]
-    scores = (q @ k.T / method.temperature).exp()  # its own key, and the same three others
-    expected = -(scores.diagonal() / scores.sum(dim=1)).log().mean()
-    torch.testing.assert_close(method.losses(embedded)["loss"], expected)
+def test_what_of_the_queue_is_empty_or_one_s_own_does_not_repel() -> None:
+    method, given = moco().train(), batch()
+    method(given)
+    method.on_step_end(after(1))
+    embedded = method.embed(given)  # the queue holds these four samples' older keys, and eight empty rows
+    others = [torch.cat([rows[:i], rows[i + 1 :]]) for i in range(4) for rows in (embedded["keys"], method.queue[:4])]
+    each = [
+        queue_loss(
+            embedded["queries"][i : i + 1],
+            embedded["keys"][i : i + 1],
+            torch.cat(others[2 * i : 2 * i + 2]).repeat(2, 1),  # six rows count for twelve
+            temperature=method.temperature,
+        )
+        for i in range(4)
+    ]
+    torch.testing.assert_close(method.eval().losses(embedded)["loss"], torch.stack(each).mean())
+
+
+def test_the_first_step_s_statistics_are_taken_over_whole() -> None:
+    method, given = moco().train(), batch()
+    method(given)
+    layer = next(m for m in method.encoder.modules() if isinstance(m, nn.BatchNorm3d))
+    seen = []
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].mean(dim=(0, 2, 3, 4))))
+    before = layer.running_mean.clone()  # type: ignore[union-attr]
+    method.encoder(given["crop0"])
+    torch.testing.assert_close(before, seen[0].detach())
+    assert layer.momentum == 0.1
 
 
 def test_the_key_encoder_follows_by_the_momentum_weights_and_running_statistics_alike() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from volssl.data.scans import MemoryScan, read_scans
     from volssl.data.splits import split_of
     from volssl.data.store import Store, StoredScan
-    from volssl.data.training import TrainingScans, refuse_seen
+    from volssl.data.training import TrainingScans, refuse_seen, training_labels
 
 __all__ = [
     "MemoryScan",
@@ -34,6 +34,7 @@ __all__ = [
     "refuse_seen",
     "split_of",
     "step_loader",
+    "training_labels",
 ]
 
 _HOMES = {
@@ -51,6 +52,7 @@ _HOMES = {
     "read_scans": "scans",
     "split_of": "splits",
     "step_loader": "loader",
+    "training_labels": "training",
 }
 
 

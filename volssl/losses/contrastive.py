@@ -52,7 +52,7 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float, kin: Tensor | 
 
 
 def queue_loss(
-    queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: float, kin: Tensor | None = None
+    queries: Tensor, keys: Tensor, queue: Tensor, *, temperature: float, ignored: Tensor | None = None
 ) -> Tensor:
     """The loss of MoCo, on cosine similarities (He et al. 2020, Eq. 1).
 
@@ -61,15 +61,16 @@ def queue_loss(
         keys: (B, dim), each the positive of its query; without gradient.
         queue: (Q, dim) keys of earlier samples, the negatives.
         temperature: divides the similarities.
-        kin: (B, Q) bool: rows of the queue that do not repel a query, as they are of its own kind.
+        ignored: (B, Q) bool: rows of the queue that do not repel a query: of its own kind, or not filled yet. The
+            others count for them, so that a loss means the same however full the queue is.
 
     Returns:
-        A scalar: the mean cross-entropy of finding the key among 1 + Q.
+        A scalar: the mean cross-entropy of finding the key among 1 + Q; ln(1 + Q) where all features are the same.
     """
     with torch.autocast(queries.device.type, enabled=False):
         q, k, negatives = (functional.normalize(rows.float(), dim=1) for rows in (queries, keys.detach(), queue))
-        scores = torch.cat([(q * k).sum(dim=1, keepdim=True), q @ negatives.T], dim=1) / temperature  # (B, 1 + Q)
-    positives = torch.zeros_like(scores, dtype=torch.bool)
-    positives[:, 0] = True
-    ignored = None if kin is None else torch.cat([torch.zeros_like(kin[:, :1]), kin], dim=1)
-    return contrastive_loss(scores, positives, ignored=ignored)
+        positive, others = (q * k).sum(dim=1, keepdim=True) / temperature, q @ negatives.T / temperature
+        if ignored is not None:
+            left = (~ignored).sum(dim=1, keepdim=True)
+            others = others.masked_fill(ignored, -torch.inf) + torch.log(ignored.shape[1] / left.clamp(min=1))
+        return (torch.logsumexp(torch.cat([positive, others], dim=1), dim=1) - positive.squeeze(1)).mean()

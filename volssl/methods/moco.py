@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from volssl.encoders.base import Encoder
 from volssl.heads import projection_head
@@ -28,11 +31,15 @@ class MoCo(Method):
     do, as the negatives come from the queue. What belongs together is the data set's choice, as for `SimCLR`; keys of
     the same sample, or of one that might have been paired with it, do not repel while they are in the queue.
 
+    MoCo begins with a queue of noise, and pushes a batch's keys after its loss. Noise is told from any scan at a
+    glance, and teaches all queries to be alike: ours begins empty, the batch's keys are pushed first, and while it is
+    not full what it holds counts for all of it.
+
     MoCo shuffles the batch over devices before the keys are made, lest batch statistics that a query and its key share
     give the answer away; on one device that is no help. Here the momentum encoder normalises by running statistics,
     which follow the trained encoder's as its weights do (EMAN, Cai et al. 2021): a key depends on its own crop alone,
-    on however many devices and in whatever parts a batch is computed. Buffers that are no numbers of their own follow
-    at once.
+    on however many devices and in whatever parts a batch is computed. So that the first keys differ from one another,
+    the first step's statistics are taken over whole, and the key encoder is then a copy of the trained one.
 
     Args:
         encoder: any `Encoder`; its copy makes the keys.
@@ -49,7 +56,6 @@ class MoCo(Method):
     queue: Tensor
     queue_places: Tensor
     step: Tensor
-    copied: Tensor
 
     def __init__(
         self,
@@ -70,10 +76,9 @@ class MoCo(Method):
         for module in (self.key_encoder, self.key_projector):
             module.requires_grad_(False)
         self.temperature, self.momentum, self.queue_length = temperature, momentum, queue_length
-        self.register_buffer("queue", functional.normalize(torch.randn(queue_length, feature_dim), dim=1))
-        self.register_buffer("queue_places", torch.full((queue_length,), -1))  # -1: random, nobody's
+        self.register_buffer("queue", torch.zeros(queue_length, feature_dim))
+        self.register_buffer("queue_places", torch.full((queue_length,), -1))  # -1: nobody's as yet
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("copied", torch.zeros((), dtype=torch.int64))
         self._last: dict[str, Tensor] = {}
 
     def train(self, mode: bool = True) -> MoCo:
@@ -85,26 +90,28 @@ class MoCo(Method):
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """`crop0` and `crop1` (B, C, R, A, S) -> `queries` and `keys` (B, feature_dim), and `kin` (B, 3)."""
-        if not self.copied:  # weights may have been read into the encoder since it was copied
+        first = int(self.step) == 0
+        with taken_over(self) if first and self.training else nullcontext():
+            queries = self.projector(self.encoder.pool(self.encode(batch["crop0"])))
+        if first:  # weights may have been read into the encoder since it was copied
             self.follow(0.0)
-            self.copied.fill_(1)
-        queries = self.projector(self.encoder.pool(self.encode(batch["crop0"])))
         with torch.no_grad():
             keys = self.key_projector(self.key_encoder.pooled(batch["crop1"]))
         return {"queries": queries, "keys": functional.normalize(keys.float(), dim=1), "kin": kin_of(batch)}
 
     def losses(self, embedded: Mapping[str, Tensor]) -> Losses:
-        """The queries' loss; then, in training, the keys join the queue, newest first."""
-        queries, keys, kin = embedded["queries"], embedded["keys"], embedded["kin"]
-        near = is_kin(kin, self.queue_places)
-        loss = queue_loss(queries, keys, self.queue.clone(), temperature=self.temperature, kin=near)
+        """The queries' loss against their keys and the queue; in training the keys join it first, newest first."""
+        queries, keys, kin = embedded["queries"], embedded["keys"].detach(), embedded["kin"]
+        queue = torch.cat([keys, self.queue])[: self.queue_length]
+        places = torch.cat([kin[:, 0], self.queue_places])[: self.queue_length]
+        ignored = is_kin(kin, places) | (places < 0)
+        loss = queue_loss(queries, keys, queue, temperature=self.temperature, ignored=ignored)
         self._last = {"feature_std": feature_spread(queries)}
-        if (self.queue_places >= 0).all():
-            self._last["effective_rank"] = effective_rank(self.queue[:RANKED])
+        if (places >= 0).all():
+            self._last["effective_rank"] = effective_rank(queue[:RANKED])
         if self.training:
-            with torch.no_grad():
-                self.queue.copy_(torch.cat([keys, self.queue])[: self.queue_length])
-                self.queue_places.copy_(torch.cat([kin[:, 0], self.queue_places])[: self.queue_length])
+            self.queue.copy_(queue)
+            self.queue_places.copy_(places)
         return {"loss": loss}
 
     def on_step_end(self, progress: Progress) -> None:
@@ -128,5 +135,20 @@ class MoCo(Method):
             yield from zip(slow.state_dict().values(), fast.state_dict().values(), strict=True)
 
     def diagnostics(self) -> dict[str, float]:
-        """`feature_std`: about 1 where queries fill the sphere, 0 at collapse; `effective_rank` of the full queue."""
-        return {name: float(value) for name, value in self._last.items()}
+        """What `engine.monitor` reads; the effective rank is that of the queue, once it is full."""
+        told = {name: float(value) for name, value in self._last.items()}
+        return told | {"loss_floor": math.log(1 + self.queue_length)}
+
+
+@contextmanager
+def taken_over(network: nn.Module) -> Iterator[None]:
+    """Have the next batch's statistics become the running ones, instead of a tenth of them."""
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -62,12 +62,12 @@ class SimCLR(Method):
     def losses(self, embedded: Mapping[str, Tensor]) -> Losses:
         """NT-Xent over all samples."""
         first, kin = embedded["first"], embedded["kin"]
-        self._last = {"feature_std": feature_spread(first)}
+        self._last = {"feature_std": feature_spread(first), "loss_floor": torch.tensor(float(2 * len(first) - 1)).log()}
         near = None if self.repel_kin else is_kin(kin, kin[:, 0])
         return {"loss": nt_xent(first, embedded["second"], temperature=self.temperature, kin=near)}
 
     def diagnostics(self) -> dict[str, float]:
-        """`feature_std`: about 1 where features fill the sphere, 0 at collapse."""
+        """What `engine.monitor` reads; the loss's floor is that of features that are all alike."""
         return {name: float(value) for name, value in self._last.items()}
 
 

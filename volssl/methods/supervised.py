@@ -48,9 +48,9 @@ class Supervised(Method):
         target = batch["target"]
         labelled = is_labelled(target)
         if labelled.all():
-            return {"logits": self.network(batch["image"]), "target": target}
+            return {"logits": self.network(batch["image"]).float(), "target": target}
         if labelled.any():
-            rows = self.network(batch["image"][labelled])
+            rows = self.network(batch["image"][labelled]).float()
             return {"logits": rows.new_zeros(target.shape).index_put((labelled,), rows), "target": target}
         # Zeros that hang on every parameter: a device without a label has gradients as the others do.
         nothing = torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0
