@@ -35,6 +35,7 @@ def test_before_the_loss_settles_the_latest_stands_and_is_compared_with_nothing(
     # While a queue fills the loss is low; once it is full, at the second step of the third epoch, it is higher.
     epochs = [[(1.0, 0)] * 2, [(1.5, 0)] * 2, [(1.6, 0), (4.0, 1)], [(4.2, 1)] * 2, [(4.3, 1)] * 2, [(4.1, 1)] * 2]
     assert seen(LowestLoss(), epochs) == [True, True, True, True, False, True]
+    assert seen(LowestLoss(), [[(1.0, 1)], [(2.0, 0)], [(3.0, 1)]]) == [True, True, True]  # it changes once more
 
 
 def test_a_run_stopped_in_the_middle_of_an_epoch_chooses_the_same() -> None:
