@@ -68,7 +68,7 @@ def main() -> None:
 
 def cohort(out: Path, unlabelled: int, validation: int) -> tuple[Path, pd.DataFrame]:
     """Simulate the two sides and prepare them; returns the store and the label table of one study a patient."""
-    sides = {"train": (unlabelled, 100), "validation": (int(1.3 * validation), 200)}
+    sides = {"train": (unlabelled, 100), "validation": (int(1.25 * validation), 200)}
     tables = []
     for split, (n, seed) in sides.items():
         folder = simulate_cohort(out / split, n, seed=seed, spacing_mm=3.0, slice_mm=6.0)

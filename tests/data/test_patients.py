@@ -10,7 +10,7 @@ from tests.data.made_store import SECRET, hashed, row
 from tests.data.sources import write_cohort
 from volssl.data import Store, prepare, split_of
 from volssl.data.keys import keyed_hash, study_alias
-from volssl.data.patients import join_patients, read_patients, settle_splits
+from volssl.data.patients import find_patients, join_patients, read_patients, settle_splits
 from volssl.data.splits import SplitPlan
 from volssl.errors import UserError
 
@@ -37,6 +37,26 @@ def test_the_table_tells_what_files_do_not(tmp_path: Path) -> None:
     assert len({row["split"] for row in ann}) == 1
     assert sorted(str(row["sex"]) for row in rows) == ["F", "F", "M", "None"]
     assert not any("unknown" in note for row in rows for note in row["notes"])
+
+
+def test_the_tables_of_all_source_folders_are_joined_and_may_not_contradict_each_other(tmp_path: Path) -> None:
+    texts = ["study,patient,split\na,Ann,train\n", "study,patient,sex,split\nb,Bob,M,validation\n"]
+    roots = [tmp_path / "first", tmp_path / "second"]
+    for root, text in zip(roots, texts, strict=True):
+        root.mkdir()
+        (root / "patients.csv").write_text(text)
+    table = find_patients([*roots, roots[0]], None)
+    assert table is not None
+    assert table.frame.to_dict("records") == [
+        {"study": "a", "patient": "Ann", "split": "train", "sex": ""},
+        {"study": "b", "patient": "Bob", "split": "validation", "sex": "M"},
+    ]
+    (roots[1] / "patients.csv").write_text("study,patient,split\nb,Ann,test\n")
+    with pytest.raises(UserError, match="the patient 'Ann' on two sides"):
+        find_patients(roots, None)
+    (roots[1] / "patients.csv").write_text("study,patient\na,Ann\n")
+    with pytest.raises(UserError, match=r"second.*names the study 'a', as .*first.* does"):
+        find_patients(roots, None)
 
 
 def test_words_of_a_table_are_taken_as_they_are_meant_and_no_free_text_for_a_sex(tmp_path: Path) -> None:

@@ -30,18 +30,26 @@ class PatientTable:
 
 
 def find_patients(roots: Sequence[Path], given: Path | None) -> PatientTable | None:
-    """The table given, or the `patients.csv` of a source folder, or None.
+    """The table given, or the `patients.csv` of the source folders joined, or None.
 
     Raises:
-        UserError: the table is missing or contradicts itself.
+        UserError: a table is missing, contradicts itself or another, or names a study that another names.
     """
     if given:
         return read_patients(given)
-    found = [root / PATIENTS_FILE for root in roots if (root / PATIENTS_FILE).is_file()]
+    found = [root / PATIENTS_FILE for root in dict.fromkeys(roots) if (root / PATIENTS_FILE).is_file()]
     if not found:
         return None
-    say(f"Patients are read from {found[0]}" + (f"; {len(found) - 1} more were not" if found[1:] else ""))
-    return read_patients(found[0])
+    say(f"Patients are read from {' and '.join(map(str, found))}")
+    tables = [read_patients(path) for path in found]
+    frame = pd.concat([table.frame for table in tables], ignore_index=True).fillna("")
+    twice = frame["study"][frame["study"].duplicated()]
+    if len(twice):
+        first, second = [table.path for table in tables if (table.frame["study"] == twice.iloc[0]).any()][:2]
+        raise UserError(f"{second} names the study {twice.iloc[0]!r}, as {first} does: leave one line of it")
+    if "split" in frame:
+        _check_splits(found[-1], frame)
+    return PatientTable(found[0], frame)
 
 
 def read_patients(path: Path) -> PatientTable:
