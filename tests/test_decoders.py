@@ -78,3 +78,11 @@ def test_a_width_that_has_no_groups_is_refused() -> None:
         PyramidDecoder((5, 6), ((2, 2, 2), (4, 4, 4)), width=6)
     with pytest.raises(ValueError, match="one stride a level"):
         PyramidDecoder((5, 6), ((2, 2, 2),))
+
+
+def test_at_the_beginning_the_voxels_of_a_block_are_alike() -> None:
+    encoder = PaperDenseNet(init_features=4, growth=2, compress=2)
+    x = torch.rand(1, 1, 16, 16, 4)
+    got = decoder_of(encoder, out_channels=2)(x, encoder(x))
+    torch.testing.assert_close(got[:, :, ::2, ::2], got[:, :, 1::2, 1::2])
+    assert not torch.allclose(got[:, 0], got[:, 1])

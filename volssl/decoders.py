@@ -46,7 +46,10 @@ class PyramidDecoder(nn.Module):
         self.rises = nn.ModuleList(nn.Conv3d(below, w, 1) for w, below in pairwise(widths))
         self.mixes = nn.ModuleList(mix(w, stride) for w, stride in zip(widths, strides, strict=True))
         self.out_channels, self.stride = out_channels, strides[0]
-        self.head = nn.Conv3d(widths[0], out_channels * strides[0][0] * strides[0][1] * strides[0][2], 1)
+        block = strides[0][0] * strides[0][1] * strides[0][2]
+        self.head = nn.Conv3d(widths[0], out_channels * block, 1)
+        for weight in self.head.parameters():  # a block's voxels begin alike: no checkerboard (Aitken et al. 2017)
+            weight.data = weight.data[::block].repeat_interleave(block, dim=0)
 
     def forward(self, x: Tensor, pyramid: list[Tensor]) -> Tensor:
         """(B, C, R, A, S), of which the size alone is used, and its pyramid -> (B, out_channels, R, A, S)."""

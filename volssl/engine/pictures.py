@@ -20,6 +20,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 INCHES = 1.9  # of a picture's longer side
+TITLES_INCHES = 0.5
 
 
 @runtime_checkable
@@ -77,11 +78,13 @@ def save_pictures(
     extents = [n * mm for n, mm in zip(next(iter(volumes.values())).shape[2:], spacing_mm, strict=True)]
     inch = INCHES / max(extents)
     heights = [extents[1] * inch, extents[2] * inch] * samples
+    high = sum(heights) * 1.05 + TITLES_INCHES
     figure, axes = pyplot.subplots(
         2 * samples,
         len(volumes),
-        figsize=(extents[0] * inch * len(volumes) * 1.05 + 0.2, sum(heights) * 1.05 + 0.7),
-        gridspec_kw={"height_ratios": heights, "hspace": 0.05, "wspace": 0.05},
+        figsize=(extents[0] * inch * len(volumes) * 1.05, high),
+        gridspec_kw={"height_ratios": heights, "hspace": 0.05, "wspace": 0.05}
+        | {"left": 0, "right": 1, "bottom": 0, "top": 1 - TITLES_INCHES / high},
         squeeze=False,
     )
     for column, (name, volume) in enumerate(volumes.items()):
@@ -92,7 +95,7 @@ def save_pictures(
                 axis = axes[2 * sample + row][column]
                 axis.imshow(picture, cmap="gray", vmin=0, vmax=1, aspect=aspect)
                 axis.set_axis_off()
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(title, fontsize=9, y=1, va="top")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, bbox_inches="tight")
     pyplot.close(figure)
