@@ -81,7 +81,7 @@ def test_a_width_that_has_no_groups_is_refused() -> None:
 
 
 def test_at_the_beginning_the_voxels_of_a_block_are_alike() -> None:
-    encoder = PaperDenseNet(init_features=4, growth=2, compress=2)
+    encoder = PaperDenseNet(init_features=4, growth=2, compress=2).eval()
     x = torch.rand(1, 1, 16, 16, 4)
     got = decoder_of(encoder, out_channels=2)(x, encoder(x))
     torch.testing.assert_close(got[:, :, ::2, ::2], got[:, :, 1::2, 1::2])
