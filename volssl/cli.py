@@ -53,6 +53,10 @@ class Oblique(StrEnum):
 StoreOption = Annotated[Path, typer.Option(help="What `volssl prepare` wrote.")]
 LabelsOption = Annotated[Path, typer.Option(help="A CSV keyed by `study`.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+MethodArgument = Annotated[
+    str, typer.Argument(help="swav, restoration, combined, hybrid, simclr, moco, rotation or swin_unetr.")
+]
+PresetOption = Annotated[str, typer.Option(help="Other values for the method's config; swav has paper.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Config entries, or keywords of an object in it: method::epsilon=0.05"),
@@ -197,7 +201,7 @@ def split(
 
 @app.command(epilog="Example: volssl pretrain swav --store store --out runs/swav max_epochs=20 batch_size=8")
 def pretrain(
-    method: Annotated[str, typer.Argument(help="A config of bundles/volume_pretraining: swav, restoration, …")],
+    method: MethodArgument,
     store: StoreOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     overrides: Overrides = None,
@@ -205,7 +209,7 @@ def pretrain(
     labels: Annotated[
         Path | None, typer.Option(help="A CSV keyed by `study`: the hybrid method learns from it, others are probed.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="Other values for a method's config: paper.")] = "",
+    preset: PresetOption = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Pretrain an encoder on the training patients of a store."""
@@ -223,6 +227,25 @@ def pretrain(
     )
     wrote(out / "encoder.pt", out / "report.html")
     then(f"volssl finetune hemorrhage --store {store} --labels labels.csv --encoder {out} --out runs/hemorrhage")
+
+
+@app.command(epilog="Example: volssl estimate swav --store store batch_size=8")
+def estimate(
+    method: MethodArgument,
+    store: StoreOption,
+    overrides: Overrides = None,
+    labels: Annotated[Path | None, typer.Option(help="A CSV keyed by `study`, where the run will have one.")] = None,
+    preset: PresetOption = "",
+    steps: Annotated[int, typer.Option(min=2, help="Real steps that are timed.")] = 8,
+    as_json: JsonOption = False,
+) -> None:
+    """What a pretraining would take, from a few real steps: time a step, memory, time to the end."""
+    from volssl.bundle.estimate import estimate as run
+
+    found = run(method, store=store, words=overrides or [], labels=labels, preset=preset, steps=steps)
+    say(str(found))
+    result(as_json, found.as_dict())
+    then(f"volssl pretrain {method} --store {store} --out runs/{method}")
 
 
 @app.command(

@@ -8,7 +8,7 @@ from typing import Any
 
 from volssl.contract import InputContract
 from volssl.data import Store, TrainingScans, join_labels
-from volssl.engine import CollapseMonitor, MethodTrainer, SaveEncoder
+from volssl.engine import CollapseMonitor, MethodTrainer, SaveEncoder, SavePictures
 from volssl.engine.handlers import Handler
 from volssl.evaluation.online_probe import OnlineProbe
 from volssl.methods.base import Method
@@ -57,7 +57,9 @@ class Watchers:
             validation = TrainingScans(store, labels=table, fold=fold, split="validation", views=views)
             probe = OnlineProbe(method.encoder, train=training, validation=validation, views=views, every=probe_epochs)
         keeper = SaveEncoder(contract=contract, earlier_patients=earlier_patients, chosen_by=probe)
-        self.handlers: list[Handler] = [CollapseMonitor(stop=stop_collapsed), *([probe] if probe else []), keeper]
+        pictures = SavePictures(spacing_mm=contract.spacing_mm)
+        watching: list[Handler] = [CollapseMonitor(stop=stop_collapsed), pictures]
+        self.handlers = [*watching, *([probe] if probe else []), keeper]
 
     def attach(self, engine: MethodTrainer) -> None:
         """Hook them in, the probe before the keeper that asks it."""

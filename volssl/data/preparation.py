@@ -119,7 +119,7 @@ def prepare(
     Args:
         sources: folders or files.
         modality: `CT` or `MR`, for files that do not say it; None tells it from the values.
-        patients: a table of what files do not tell; None takes the `patients.csv` in the roots of the sources, where there are any.
+        patients: a table of what files do not tell; None takes the `patients.csv` of the sources, where there are any.
         key: a file with the secret of the hashes; None takes the store's, a source's `volssl.key`, or makes one.
         workers: reading processes; 0 reads in this one, None takes one a core, at most eight.
         oblique: `keep` leaves a grid that lies aslant as it is, `resample` brings it to straight RAS axes.
