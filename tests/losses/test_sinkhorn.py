@@ -77,6 +77,14 @@ def test_codes_equal_those_of_another_toolkit() -> None:
         torch.testing.assert_close(codes, torch.tensor(expected), atol=1e-6, rtol=0)
 
 
+def test_scores_far_beyond_cosines_have_codes_too() -> None:
+    """exp(±4000) is no number in float64; on logarithms it is none of it."""
+    scores = cosines(24, 10) * 200
+    codes = sinkhorn(scores, epsilon=0.05, iterations=3)
+    assert np.abs(codes.numpy() - by_duals(scores.numpy(), 0.05, 3)).max() <= 1e-6
+    assert bool(torch.isfinite(codes).all())
+
+
 def test_rows_sum_to_one_and_many_iterations_use_all_prototypes_equally() -> None:
     codes = sinkhorn(cosines(64, 8), epsilon=0.3, iterations=100)
     torch.testing.assert_close(codes.sum(dim=1), torch.ones(64))
