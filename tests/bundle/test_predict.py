@@ -87,7 +87,7 @@ def test_dicom_and_nifti_of_one_scan_answer_to_the_last_bit_alike(answers: dict[
 
 def test_preprocessing_is_that_of_training_to_the_last_bit(line: Line) -> None:
     task = Hemorrhage(grid=GRID)
-    transform = HeadBoxd(keys="image", grid=GRID, extent_mm=task.extent_mm, window_hu=task.window_hu)
+    transform = HeadBoxd(keys="image", grid=GRID, extent_mm=task.extent_mm, window_hu=task.contract.window_hu)
     store = Store.open(line.store)
     trained = [task.preprocess(store.scan(volume_id))[0] for volume_id in store.rows["id"].to_pylist()]
     predicted = [sample["image"][0] for sample in Studies(line.volumes, transform=transform)]

@@ -18,8 +18,8 @@ from volssl.data import Store
 
 Command = Callable[..., Any]
 COMMANDS = [
-    "simulate head-ct", "prepare", "inspect", "check", "split", "pretrain", "finetune", "evaluate", "export", "predict",
-    "demo",
+    "simulate head-ct", "prepare", "inspect", "check", "split", "pretrain", "estimate", "finetune", "evaluate", "export",
+    "predict", "demo",
 ]  # fmt: skip
 TINY = ["max_epochs=1", "batch_size=4", "workers=0"]
 CROPS = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]
@@ -102,6 +102,16 @@ def test_check_names_a_damaged_volume_and_fails(volssl_command: Command, store: 
     assert found.code == 1
     assert [damage["id"] for damage in json.loads(found.out)] == [file.stem]
     assert any(str(file) in line for line in found.lines)
+
+
+def test_an_estimate_names_time_memory_and_the_run_it_is_of(volssl_command: Command, store: Path) -> None:
+    answer = volssl_command("estimate", "swav", "--store", store, "--steps", 2, "--json", *TINY, *CROPS)
+    assert answer.code == 0
+    facts = strict_json(answer.out)
+    assert isinstance(facts, dict)
+    assert facts["volumes"] == Store.open(store).rows["split"].to_pylist().count("train")
+    assert 0 < facts["step_s"] < 60
+    assert ends_with(answer, f"volssl pretrain swav --store {store}")
 
 
 def test_split_prints_the_table_and_draws_folds(

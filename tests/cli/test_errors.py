@@ -185,7 +185,7 @@ def test_an_encoder_that_is_not_there_is_named(
 @pytest.mark.parametrize(
     "word",
     [
-        "precision=float16",
+        "precision=float8",
         "--mode=frozn",
         "device=gpu7",
     ],
