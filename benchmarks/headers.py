@@ -22,7 +22,8 @@ from made import UID, write_series
 
 import volssl.data.sources
 from volssl.data.crew import crew
-from volssl.data.dicom.headers import MARKS, Header, read_headers
+from volssl.data.dicom.headers import Header, read_headers
+from volssl.data.dicom.tags import MARKS
 from volssl.data.discovery import Found
 from volssl.data.volume import RefusedError
 

@@ -123,7 +123,7 @@ def find_studies(data: Paths) -> list[Study]:
             path = source.found.path.parent if source.found.format == "dicom" else source.found.path
             found.setdefault(f"refused {path}", Gathered(path)).refused.append(source.sentence)
         else:
-            uid = source.slices[0].study if isinstance(source, Series) else ""
+            uid = source.first.study if isinstance(source, Series) else ""
             found.setdefault(uid or str(source.path), Gathered(source.path, uid)).take(source)
     readable = {study.path: study for study in found.values() if study.sources}
     for key, study in list(found.items()):

@@ -10,8 +10,9 @@ import pytest
 
 from tests.data.sources import block, write_series
 from volssl.data.dicom import series as series_module
-from volssl.data.dicom.headers import MARKS, Header, read_headers
+from volssl.data.dicom.headers import Header, read_headers
 from volssl.data.dicom.series import Series, grouped
+from volssl.data.dicom.tags import MARKS
 from volssl.data.discovery import discover
 from volssl.data.volume import RefusedError
 

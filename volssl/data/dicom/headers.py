@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from volssl.data.dicom.frames import FUNCTIONAL_GROUPS, frames_of, source_sop
 from volssl.data.dicom.kinds import ENHANCED, modality_of_class, without_picture
 from volssl.data.dicom.mark import SNIFFED_BYTES, begins_as_dicom
-from volssl.data.dicom.tags import Tags
+from volssl.data.dicom.tags import KEYWORDS, MARKS, Tags
 from volssl.data.discovery import Found
 from volssl.data.volume import RefusedError
 
@@ -26,64 +26,7 @@ NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 PICTURE_MAX_SHARE = 10_000  # pixels, in bytes, may be as many times the file; a slice of air comes to 1700 compressed
 NATIVE_MAX_SHARE = 4  # above it the size is absurd; between 1 and it the file is cut short, which decoding tells
 
-# What may tell apart slices that lie at one place or between one another, and the tags that say it: of a classic
-# slice, of a frame. The order is the order in which they are tried.
-MARKS = {
-    "acquisition": ("FrameAcquisitionNumber", "AcquisitionNumber"),
-    "echo": ("EffectiveEchoTime", "EchoTime"),
-    "time": ("TemporalPositionIndex", "TemporalPositionIdentifier"),
-    "image type": ("FrameType", "ImageType"),
-    "component": ("ComplexImageComponent",),
-    "kernel": ("ConvolutionKernel",),
-    "b-value": ("DiffusionBValue",),
-    "direction": ("DiffusionGradientOrientation",),
-    "energy": ("KVP",),
-    "flip angle": ("FlipAngle",),
-    "inversion time": ("InversionTimes", "InversionTime"),
-    "slice thickness": ("SliceThickness",),
-    "sequence": ("SequenceName",),  # in which Siemens tells b-value and direction
-    "series number": ("SeriesNumber",),
-    "trigger time": ("NominalPercentageOfCardiacPhase", "NominalCardiacTriggerDelayTime", "TriggerTime"),
-    "acquisition time": ("AcquisitionTime",),
-}
-_KEYWORDS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "StudyInstanceUID",
-    "AccessionNumber",
-    "PatientID",
-    "PatientSex",
-    "PatientAge",
-    "Modality",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "Rows",
-    "Columns",
-    "PixelSpacing",
-    "ImageOrientationPatient",
-    "ImagePositionPatient",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "RescaleType",
-    "ModalityLUTSequence",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "FrameOfReferenceUID",
-    "InstanceNumber",
-    "ContentTime",
-    "LossyImageCompression",
-    *(keyword for keywords in MARKS.values() for keyword in keywords),
-]
-_TAGS = [Tag(keyword) for keyword in _KEYWORDS]
-_GROUPS = [Tag(keyword) for keyword in FUNCTIONAL_GROUPS]
+_TAGS, _GROUPS = [Tag(keyword) for keyword in KEYWORDS], [Tag(keyword) for keyword in FUNCTIONAL_GROUPS]
 _SOP_CLASS, _SOP = ("SOPClassUID", "MediaStorageSOPClassUID"), ("SOPInstanceUID", "MediaStorageSOPInstanceUID")
 T = TypeVar("T")
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from volssl.data.checks import THRESHOLDS
-from volssl.data.dicom.headers import MARKS, Header
+from volssl.data.dicom.headers import Header
 from volssl.data.dicom.kinds import refusal
 from volssl.data.dicom.lines import SLICES_MIN, Line, copies_of, dot, interleave, places_of
+from volssl.data.dicom.tags import MARKS
 from volssl.data.dicom.untagged import parts_without_tag
 from volssl.data.volume import RefusedError
 

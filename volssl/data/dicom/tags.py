@@ -1,4 +1,4 @@
-"""Values of DICOM tags as texts and numbers, taken from the raw bytes: quick, and deaf to what a damaged VR claims."""
+"""The DICOM tags that are read, and their values, taken from the raw bytes: quick, and deaf to a damaged VR."""
 
 from __future__ import annotations
 
@@ -12,6 +12,62 @@ from pydicom.dataset import Dataset
 
 from volssl.data.volume import RefusedError
 
+# What may tell apart slices that lie at one place or between one another, and the tags that say it: of a classic
+# slice, of a frame. The order is the order in which they are tried.
+MARKS = {
+    "acquisition": ("FrameAcquisitionNumber", "AcquisitionNumber"),
+    "echo": ("EffectiveEchoTime", "EchoTime"),
+    "time": ("TemporalPositionIndex", "TemporalPositionIdentifier"),
+    "image type": ("FrameType", "ImageType"),
+    "component": ("ComplexImageComponent",),
+    "kernel": ("ConvolutionKernel",),
+    "b-value": ("DiffusionBValue",),
+    "direction": ("DiffusionGradientOrientation",),
+    "energy": ("KVP",),
+    "flip angle": ("FlipAngle",),
+    "inversion time": ("InversionTimes", "InversionTime"),
+    "slice thickness": ("SliceThickness",),
+    "sequence": ("SequenceName",),  # in which Siemens tells b-value and direction
+    "series number": ("SeriesNumber",),
+    "trigger time": ("NominalPercentageOfCardiacPhase", "NominalCardiacTriggerDelayTime", "TriggerTime"),
+    "acquisition time": ("AcquisitionTime",),
+}
+KEYWORDS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "AccessionNumber",
+    "PatientID",
+    "PatientSex",
+    "PatientAge",
+    "Modality",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "ModalityLUTSequence",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "FrameOfReferenceUID",
+    "InstanceNumber",
+    "ContentTime",
+    "LossyImageCompression",
+    *(keyword for keywords in MARKS.values() for keyword in keywords),
+]
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d", "US or SS": "H"}
 
 

@@ -9,8 +9,9 @@ from operator import attrgetter
 from statistics import median
 from typing import Any
 
-from volssl.data.dicom.headers import MARKS, Header
+from volssl.data.dicom.headers import Header
 from volssl.data.dicom.lines import SLICES_MIN, Line, dot, gap_tolerance, interleave
+from volssl.data.dicom.tags import MARKS
 
 ORIGIN_TOLERANCE_MM = 0.1  # origins in the plane of the slices that differ by less are one
 JUMP = 0.75  # of the usual step: a shorter one leads to another stack

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from volssl.data.checks import THRESHOLDS
 from volssl.data.volume import RefusedError
 
@@ -16,17 +18,17 @@ COMPRESSED_OVERHEAD = 1 << 16
 
 @dataclass(frozen=True)
 class VolumeHeader:
-    """What a volume file's header says.
+    """What a volume file's header says; each format adds what its own reading needs.
 
     Attributes:
         shape: voxels along the file's own three axes.
-        dtype: of the voxels in the file, as NumPy writes it.
+        dtype: of the voxels in the file.
         parts: volumes in the file.
         files: the file itself, then its raw parts.
     """
 
     shape: tuple[int, int, int]
-    dtype: str
+    dtype: np.dtype[np.generic]
     parts: int
     files: tuple[Path, ...]
 

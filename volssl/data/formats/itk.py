@@ -29,7 +29,7 @@ PATTERN = re.compile(r"(?P<pattern>\S*%0?\d{0,2}d\S*)\s+(?P<first>\d+)\s+(?P<las
 
 
 @dataclass(frozen=True)
-class Layout:
+class ItkHeader(VolumeHeader):
     """What ITK's reader says of a file, and the text of its header.
 
     Attributes:
@@ -38,53 +38,15 @@ class Layout:
 
     reader: SimpleITK.ImageFileReader
     fields: dict[str, str]
-    shape: tuple[int, int, int]
-    parts: int
     components: int
-    dtype: np.dtype[np.generic]
-    files: tuple[Path, ...]
 
 
-def read_header(path: Path) -> VolumeHeader:
+def read_header(path: Path) -> ItkHeader:
     """What the file promises.
 
     Raises:
         RefusedError: it holds no volume of single values, or less than it promises.
     """
-    layout = _layout(path)
-    return VolumeHeader(layout.shape, layout.dtype.str, layout.parts, layout.files)
-
-
-def read_volume(path: Path, origin: Origin, part: int | None) -> Volume:
-    """Read a volume to RAS.
-
-    Raises:
-        RefusedError: the file is damaged, or has no place in space.
-    """
-    layout = _layout(path)
-    reader, beyond = layout.reader, layout.reader.GetDimension() - 3
-    reader.SetExtractSize([*layout.shape, *[0] * beyond])
-    if beyond:
-        index = part or 0 if layout.components == 1 else 0
-        reader.SetExtractIndex([0, 0, 0, index, *[0] * (beyond - 1)])
-    image = reader.Execute()
-    if layout.components > 1:
-        image = SimpleITK.VectorIndexSelectionCast(image, part or 0)
-    array = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
-    told = {"space", "transformmatrix", "rotation", "orientation"} & layout.fields.keys()
-    notes = () if told else ("the header gives no orientation: its axes were taken to run left, posterior, superior",)
-    return oriented(array, itk_affine(image), modality=None, origin=origin, notes=notes)
-
-
-def itk_affine(image: SimpleITK.Image) -> np.ndarray:
-    """The affine of a 3D ITK image: index (i, j, k) to RAS millimetres, 4 x 4."""
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return LPS_TO_RAS @ affine
-
-
-def _layout(path: Path) -> Layout:
     fields, rest = _fields(path)
     if not re.fullmatch("[1-7]", fields.get("dimension" if "magic" in fields else "ndims", "")):
         raise RefusedError("dimensions", "The header tells no number of axes, or more than seven.")
@@ -103,7 +65,36 @@ def _layout(path: Path) -> Layout:
     shape, parts = volume_axes(sizes)
     dtype = _dtype(reader.GetPixelID())
     check_bytes(math.prod(shape) * check_parts(parts) * dtype.itemsize, files, compressed=compressed)
-    return Layout(reader, fields, shape, parts, components, dtype, (path, *(f for f in files if f != path)))
+    return ItkHeader(shape, dtype, parts, (path, *(f for f in files if f != path)), reader, fields, components)
+
+
+def read_volume(path: Path, origin: Origin, part: int | None) -> Volume:
+    """Read a volume to RAS.
+
+    Raises:
+        RefusedError: the file is damaged, or has no place in space.
+    """
+    header = read_header(path)
+    reader, beyond = header.reader, header.reader.GetDimension() - 3
+    reader.SetExtractSize([*header.shape, *[0] * beyond])
+    if beyond:
+        index = part or 0 if header.components == 1 else 0
+        reader.SetExtractIndex([0, 0, 0, index, *[0] * (beyond - 1)])
+    image = reader.Execute()
+    if header.components > 1:
+        image = SimpleITK.VectorIndexSelectionCast(image, part or 0)
+    array = SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)
+    told = {"space", "transformmatrix", "rotation", "orientation"} & header.fields.keys()
+    notes = () if told else ("the header gives no orientation: its axes were taken to run left, posterior, superior",)
+    return oriented(array, itk_affine(image), modality=None, origin=origin, notes=notes)
+
+
+def itk_affine(image: SimpleITK.Image) -> np.ndarray:
+    """The affine of a 3D ITK image: index (i, j, k) to RAS millimetres, 4 x 4."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    return LPS_TO_RAS @ affine
 
 
 def _dtype(pixel_id: int) -> np.dtype[np.generic]:

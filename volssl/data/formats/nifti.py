@@ -31,47 +31,23 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the voxels lie.
+class NiftiHeader(VolumeHeader):
+    """The header as nibabel knows it, and where the voxels lie; `files` are the file itself, and the `.img` of a pair.
 
     Attributes:
-        files: the file itself, and the `.img` of a pair.
         offset: of the first voxel, in bytes after decompression.
     """
 
-    header: nib.Nifti1Header
-    shape: tuple[int, int, int]
-    parts: int
-    dtype: np.dtype[np.generic]
-    files: tuple[Path, ...]
+    fields: nib.Nifti1Header
     offset: int
 
 
-def read_header(path: Path) -> VolumeHeader:
+def read_header(path: Path) -> NiftiHeader:
     """What the file promises.
 
     Raises:
         RefusedError: it holds no volume of single values, or less than it promises.
     """
-    layout = _layout(path)
-    return VolumeHeader(layout.shape, layout.dtype.str, layout.parts, layout.files)
-
-
-def read_volume(path: Path, origin: Origin, part: int | None) -> Volume:
-    """Read a volume to RAS, slope and intercept applied.
-
-    Raises:
-        RefusedError: the file is damaged, or has no place in space.
-    """
-    layout = _layout(path)
-    unit, mm = UNITS.get(int(layout.header["xyzt_units"]) % 8, ("", 1.0))  # the upper bits are the unit of time
-    affine, notes = _affine(layout, np.diag([mm, mm, mm, 1.0]))
-    if unit:
-        notes = (*notes, f"the header gives lengths in {unit}: they were brought to mm")
-    return oriented(_voxels(layout, part or 0), affine, modality=None, origin=origin, notes=notes)
-
-
-def _layout(path: Path) -> Layout:
     logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     with _open(path) as file:
         block = file.read(540)
@@ -91,7 +67,21 @@ def _layout(path: Path) -> Layout:
     offset = int(header.get_data_offset()) or (kind.single_vox_offset if kind.is_single else 0)  # 0 is "the usual"
     promised = offset + math.prod(shape) * parts * dtype.itemsize
     check_bytes(promised, files[-1:], compressed=_is_gzip(files[-1]))
-    return Layout(header, shape, parts, dtype, files, offset)
+    return NiftiHeader(shape, dtype, parts, files, header, offset)
+
+
+def read_volume(path: Path, origin: Origin, part: int | None) -> Volume:
+    """Read a volume to RAS, slope and intercept applied.
+
+    Raises:
+        RefusedError: the file is damaged, or has no place in space.
+    """
+    header = read_header(path)
+    unit, mm = UNITS.get(int(header.fields["xyzt_units"]) % 8, ("", 1.0))  # the upper bits are the unit of time
+    affine, notes = _affine(header, np.diag([mm, mm, mm, 1.0]))
+    if unit:
+        notes = (*notes, f"the header gives lengths in {unit}: they were brought to mm")
+    return oriented(_voxels(header, part or 0), affine, modality=None, origin=origin, notes=notes)
 
 
 def _image_of(path: Path) -> Path:
@@ -109,41 +99,41 @@ def _image_of(path: Path) -> Path:
     raise RefusedError("missing_part", "The .img file of this .hdr file is not beside it.")
 
 
-def _affine(layout: Layout, to_mm: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def _affine(header: NiftiHeader, to_mm: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Index to RAS mm by nibabel's rule, sform before qform; and notes on what was in doubt."""
-    header = layout.header
-    sform = to_mm @ header.get_sform() if int(header["sform_code"]) > 0 else None
+    fields = header.fields
+    sform = to_mm @ fields.get_sform() if int(fields["sform_code"]) > 0 else None
     try:
-        qform = to_mm @ header.get_qform() if int(header["qform_code"]) > 0 else None
+        qform = to_mm @ fields.get_qform() if int(fields["qform_code"]) > 0 else None
     except ValueError:  # a quaternion longer than one
         qform = None
     if sform is None and qform is None:
-        affine = to_mm @ header.get_base_affine()
+        affine = to_mm @ fields.get_base_affine()
         return affine, ("the header gives no orientation: its axes were taken to run left, anterior, superior",)
     if sform is None or qform is None:
         return cast(np.ndarray, qform if sform is None else sform), ()
     if not (has_inverse(sform) and has_inverse(qform)):
         turn_to_qform = has_inverse(qform)
         return (qform, ("the sform has no inverse: the qform was used",)) if turn_to_qform else (sform, ())
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in layout.shape], (1,))).reshape(4, -1)
+    corners = np.array(np.meshgrid(*[(0, n - 1) for n in header.shape], (1,))).reshape(4, -1)
     apart_mm = float(np.linalg.norm((sform - qform) @ corners, axis=0).max())
     if apart_mm > APART_MM:
         return sform, (f"sform and qform place voxels up to {apart_mm:.3g} mm apart: the sform was used",)
     return sform, ()
 
 
-def _voxels(layout: Layout, part: int) -> np.ndarray:
+def _voxels(header: NiftiHeader, part: int) -> np.ndarray:
     """Voxels of one part, slope and intercept applied: one copy, and a chunk.
 
     Integers without a slope stay what they are; all else becomes float32, scaled in float64.
     """
-    slope, inter = layout.header.get_slope_inter()
+    slope, inter = header.fields.get_slope_inter()
     scaled = slope is not None and (slope, inter) != (1.0, 0.0)
-    dtype, count = layout.dtype, math.prod(layout.shape)
+    dtype, count = header.dtype, math.prod(header.shape)
     kept = np.dtype(np.float32) if scaled or dtype.kind == "f" else dtype.newbyteorder("=")
     flat = np.empty(count, kept)
-    with _open(layout.files[-1]) as file, np.errstate(over="ignore", invalid="ignore"):
-        file.seek(layout.offset + part * count * dtype.itemsize)
+    with _open(header.files[-1]) as file, np.errstate(over="ignore", invalid="ignore"):
+        file.seek(header.offset + part * count * dtype.itemsize)
         for start in range(0, count, CHUNK_VOXELS):
             stop = min(start + CHUNK_VOXELS, count)
             data = file.read((stop - start) * dtype.itemsize)
@@ -151,9 +141,9 @@ def _voxels(layout: Layout, part: int) -> np.ndarray:
                 raise RefusedError("unreadable", "The file is cut short.")
             raw = np.frombuffer(data, dtype)
             flat[start:stop] = raw * float(slope) + float(inter) if scaled else raw
-        if _is_gzip(layout.files[-1]):
+        if _is_gzip(header.files[-1]):
             _read_tail(file)
-    return flat.reshape(layout.shape, order="F")
+    return flat.reshape(header.shape, order="F")
 
 
 def _read_tail(file: IO[bytes]) -> None:

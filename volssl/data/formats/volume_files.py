@@ -126,7 +126,7 @@ def _volumes_of(found: Found) -> tuple[VolumeFile, ...] | RefusedError:
     except RefusedError as refusal:
         return refusal
     parts = range(header.parts) if header.parts > 1 else (None,)
-    return tuple(VolumeFile(found, header.shape, header.dtype, part, header.parts, header.files) for part in parts)
+    return tuple(VolumeFile(found, header.shape, header.dtype.str, part, header.parts, header.files) for part in parts)
 
 
 def _format_of(found: Found) -> ModuleType:
