@@ -12,8 +12,9 @@ from matplotlib import image as matplotlib_image
 from torch import Tensor, nn
 
 from volssl.encoders import PaperDenseNet, SwinUNETR, UNETRDecoder
-from volssl.engine.pictures import Pictured, SavePictures, save_pictures, slices
-from volssl.methods import Restoration
+from volssl.engine.pictures import SavePictures, save_pictures, slices
+from volssl.methods import Combined, Restoration, Rotation
+from volssl.methods.base import Method
 
 
 def small(**options: str) -> Restoration:
@@ -153,24 +154,43 @@ def test_the_picture_has_a_column_a_name_in_the_voxel_s_proportions(tmp_path: Pa
     assert gray.sum(axis=0).max() / gray.sum(axis=1).max() == pytest.approx(4 * 40 / 30, rel=0.05)
 
 
-def test_a_method_without_pictures_is_left_alone() -> None:
+def pictured(method: Method, batch: Mapping[str, object], run: Path, *, samples: int = 3) -> Path:
+    """Where the picture of a method's batch would stand after an epoch."""
+
     class Engine:
-        method = nn.Identity()
+        run_dir = run
 
-        def add_event_handler(self, *given: object) -> None:
-            raise AssertionError
+        class state:  # noqa: N801
+            device, epoch = torch.device("cpu"), 2
 
-    SavePictures().attach(Engine())  # type: ignore[arg-type]
-    assert isinstance(small(), Pictured)
+    Engine.method, Engine.state.batch = method, batch  # type: ignore[attr-defined]
+    SavePictures(spacing_mm=(3.5, 3.5, 7.0), samples=samples)(Engine())  # type: ignore[arg-type]
+    return run / "figures" / "last_batch.png"
+
+
+def test_a_method_without_pictures_is_left_alone(tmp_path: Path) -> None:
+    method = Rotation(small().encoder, turns=2)
+    assert not pictured(method, {"rotated": batch_of()["input"]}, tmp_path).exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_run_has_a_picture_after_each_epoch(tmp_path: Path) -> None:
-    class Engine:
-        method, run_dir = small(), tmp_path
+    path = pictured(small(), batch_of() | {"name": "no tensor"}, tmp_path)
+    assert matplotlib_image.imread(path).shape[0] > 300
 
-        class state:  # noqa: N801
-            batch: Mapping[str, object] = batch_of() | {"name": "no tensor"}
-            device, epoch = torch.device("cpu"), 2
 
-    SavePictures(spacing_mm=(3.5, 3.5, 7.0))(Engine())  # type: ignore[arg-type]
-    assert matplotlib_image.imread(tmp_path / "figures" / "restoration.png").shape[0] > 300
+def test_a_combined_method_shows_what_its_parts_do_and_no_more_of_a_sample_than_one_row(tmp_path: Path) -> None:
+    restoration, batch = small(), batch_of()
+    turned = {"crop0": batch["input"], "crop1": batch["input"].flip(2), "target0": batch["target"], "target1": batch["target"].flip(2)}  # noqa: E501  # fmt: skip
+    parts = {"restoration": restoration, "rotation": Rotation(restoration.encoder, turns=2)}
+    names = {"restoration": {"input": ["crop0", "crop1"], "target": ["target0", "target1"]}}
+    both = Combined(restoration.encoder, parts=parts, names=names)
+    shown = both.pictures(turned)
+    alone = restoration.pictures(batch)
+    assert list(shown) == [f"restoration/{name}" for name in alone]
+    n = len(batch["input"])
+    for name, volumes in alone.items():
+        torch.testing.assert_close(shown[f"restoration/{name}"][:n], volumes)
+    one = matplotlib_image.imread(pictured(both, turned, tmp_path / "both", samples=1))
+    own = matplotlib_image.imread(pictured(restoration, batch, tmp_path / "own", samples=1))
+    assert one.shape[0] == pytest.approx(own.shape[0], rel=0.05)

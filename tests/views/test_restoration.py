@@ -108,3 +108,8 @@ def test_painting_can_be_all_of_one_kind() -> None:
     for outer, kind in ((1.0, RandOutPaint), (0.0, RandInPaint)):
         done = views(**(NOTHING | {"paint": 1.0, "outer": outer})).draw(np.random.RandomState(0), (24, 24, 24))
         assert [type(change) for change, how in done if how is not None] == [kind]
+
+
+def test_the_user_is_told_how_many_scans_are_padded(capsys: pytest.CaptureFixture[str]) -> None:
+    views().say_padding([noise_scan(0), noise_scan(1, (20, 44, 16)), noise_scan(2, (40, 44, 7))])
+    assert "2 of 3 volumes are smaller than a crop of 24×28×12" in capsys.readouterr().err

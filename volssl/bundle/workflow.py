@@ -103,7 +103,7 @@ def write_run_report(run: Path, *, title: str, store: Path) -> None:
         "views": "Views of the first batch, a row a scan: what the network really saw. Middle slices, the patient's "
         "right on the left.",
         "input": "What the classifier is fed, before random changes: axial, coronal and sagittal cuts of eight scans.",
-        "restoration": "What the last batch was fed, what the network made of it, and what it should have made.",
+        "last_batch": "What the last batch was fed, what the network made of it, and what it should have made.",
         "curve": "Loss of each step, and its mean over an epoch.",
     }
     write_pretrain_report(run, title=title, captions=captions, simulated=simulated_notice(Store.open(store)))

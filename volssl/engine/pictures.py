@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -19,21 +19,13 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+FILE = "last_batch.png"
 INCHES = 1.9  # of a picture's longer side
 TITLES_INCHES = 0.5
 
 
-@runtime_checkable
-class Pictured(Protocol):
-    """A method that can be looked at."""
-
-    def pictures(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Volumes by name, (B, C, R, A, S) in [0, 1], to be shown side by side."""
-        ...
-
-
 class SavePictures:
-    """`figures/<method>.png`, new after every epoch, for a method that has pictures; nothing for another.
+    """`figures/last_batch.png`, new after every epoch, for a method that has pictures; nothing for another.
 
     Args:
         spacing_mm: of the crops, along R, A, S, so that a voxel is shown in its proportions.
@@ -44,7 +36,7 @@ class SavePictures:
         self.spacing_mm, self.samples = spacing_mm, samples
 
     def attach(self, engine: MethodTrainer) -> None:
-        if isinstance(engine.method, Pictured) and rank() == 0:
+        if rank() == 0:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: MethodTrainer) -> None:
@@ -53,11 +45,12 @@ class SavePictures:
             for name, value in engine.state.batch.items()
             if isinstance(value, Tensor)
         }
-        method = engine.method
-        assert isinstance(method, Pictured)
-        path = engine.run_dir / "figures" / f"{type(method).__name__.lower()}.png"
-        title = f"epoch {engine.state.epoch}: the middle slices, as the network sees them"
-        save_pictures(method.pictures(batch), path, spacing_mm=self.spacing_mm, title=title)
+        # a combined method whose parts join crops makes more rows of a sample than one
+        shown = {name: volumes[: self.samples] for name, volumes in engine.method.pictures(batch).items()}
+        if shown:
+            title = f"epoch {engine.state.epoch}: the middle slices, as the network sees them"
+            path = engine.run_dir / "figures" / FILE
+            save_pictures(shown, path, spacing_mm=self.spacing_mm, title=title)
 
 
 def save_pictures(

@@ -91,6 +91,10 @@ class Method(nn.Module):
         """Numbers that monitors read, about the last batch."""
         return {}
 
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Volumes by name, (B, C, R, A, S) in [0, 1], to be shown side by side; none by default."""
+        return {}
+
 
 class Passes:
     """What an encoder made of its inputs in one step, so that methods that look at the same values run it once."""

@@ -93,6 +93,11 @@ class Combined(Method):
         """Every part's, as `<part>_<name>`."""
         return {f"{n}_{key}": value for n, part in self.methods().items() for key, value in part.diagnostics().items()}
 
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of every part that has any, as `<part>/<name>`."""
+        parts = self.methods().items()
+        return joined({name: part.pictures(of_part(batch, name, self.names.get(name, {}))) for name, part in parts})
+
 
 def of_part(tensors: Mapping[str, Tensor], part: str, names: Mapping[str, str | Sequence[str]]) -> dict[str, Tensor]:
     """What a part is given of a batch: its own names, those that all share (such as `index`), and those called so.

@@ -9,15 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from volssl.progress import say
 from volssl.transforms.intensity import add_noise, adjust, draw_intensity
 from volssl.transforms.resample import FloatBox
 from volssl.transforms.window import Windows
 from volssl.views.base import Box, Scan
 from volssl.views.cropper import Cropper, Millimetres, Rescale, needed, resample_part, values
 from volssl.views.energies import Energies, Spectrum
-
-LOOKED_AT = 2000  # scans, at most, whose size `say_padding` asks for
 
 
 @dataclass(frozen=True)
@@ -184,16 +181,8 @@ class MultiCrop:
 
     def say_padding(self, scans: Sequence[Scan]) -> None:
         """Tell the user how many scans are smaller than a crop at its smallest, and so are padded."""
-        every = max(1, -(-len(scans) // LOOKED_AT))
-        scans, some = scans[::every], " looked at" if every > 1 else ""
         for cropper in self.croppers:
-            short = sum(cropper.is_padded(scan) for scan in scans)
-            if short:
-                say(
-                    f"{short} of {len(scans)} volumes{some} are smaller than a crop of "
-                    f"{'×'.join(map(str, cropper.size))} voxels: the crop is centred and padded with the lowest value "
-                    "of the window"
-                )
+            cropper.say_padding(scans)
 
 
 def around(boxes: Sequence[Box]) -> Box:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from torch import Tensor
 
@@ -67,6 +69,10 @@ class RestorationViews:
         for change, drawn in self.draw(rng, self.crops.size):
             image = change.apply(image, drawn)
         return {"input": image, "target": target}
+
+    def say_padding(self, scans: Sequence[Scan]) -> None:
+        """Tell the user how many scans are smaller than a crop."""
+        self.crops.say_padding(scans)
 
     def draw(self, rng: np.random.RandomState, size: Size) -> list[tuple[Replayable, Drawn | None]]:
         """How a crop of `size` is corrupted, in order; always as many draws."""
