@@ -91,7 +91,7 @@ class Method(nn.Module):
         """Numbers that monitors read, about the last batch."""
         return {}
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:  # noqa: ARG002
         """Volumes by name, (B, C, R, A, S) in [0, 1], to be shown side by side; none by default."""
         return {}
 
