@@ -47,6 +47,7 @@ from tests.data.sources import ROOT_UID, block, write_series
 Expect = Callable[[list[dict[str, Any]], list[np.ndarray]], None]
 FIRST = 4000  # studies are numbered from here, and so are the seeds of their voxels
 PARTED = "told apart by"
+IN_ORDER, ALIKE, BY_ORIGIN = "the order of instance numbers", "equal instance numbers", "the origin of their slices"
 
 
 def volumes(*expected: np.ndarray) -> Expect:
@@ -117,6 +118,12 @@ def beside(build: Callable[[Path], object], more: Callable[[Path], object]) -> C
         more(folder)
 
     return both_of_them
+
+
+def _parted(name: str, seed: int, by: str, first: Edit, second: Edit) -> Case:
+    """Two even stacks of one series, which no tag tells apart."""
+    expect = every(volumes(block(seed), block(seed + 1)), gaps(3, 3))
+    return Case(name, two(seed, first, second), 2, notes=(f"{PARTED} {by}",), expect=expect)
 
 
 def _shuffled(folder: Path) -> None:
@@ -401,48 +408,12 @@ CASES = [
         notes=("told apart by position alone",),
         expect=every(volumes(block(4008), block(4009)), gaps(5, 5)),
     ),
-    Case(
-        "interleaved_even_by_number",
-        two(4110, _numbers(1), both(moved(1.5), _numbers(13))),
-        2,
-        notes=(f"{PARTED} the order of instance numbers",),
-        expect=every(volumes(block(4110), block(4111)), gaps(3, 3)),
-    ),
-    Case(
-        "interleaved_even_numbered_alike",
-        two(4112, _numbers(1), both(moved(1.5), _numbers(1))),
-        2,
-        notes=(f"{PARTED} equal instance numbers",),
-        expect=every(volumes(block(4112), block(4113)), gaps(3, 3)),
-    ),
-    Case(
-        "phases_numbered_one_after_the_other",
-        two(4114, _numbers(1), _numbers(13)),
-        2,
-        notes=(f"{PARTED} the order of instance numbers",),
-        expect=volumes(block(4114), block(4115)),
-    ),
-    Case(
-        "phases_numbered_in_turns",
-        two(4116, _numbers(1, 2), _numbers(2, 2)),
-        2,
-        notes=(f"{PARTED} the order of instance numbers",),
-        expect=volumes(block(4116), block(4117)),
-    ),
-    Case(
-        "phases_by_time_alone",
-        two(4118, _minute(10), _minute(15)),
-        2,
-        notes=(f"{PARTED} the order of content times",),
-        expect=volumes(block(4118), block(4119)),
-    ),
-    Case(
-        "interleaved_with_other_origins",
-        two(4120, _numbers(1), both(_aside, _numbers(1))),
-        2,
-        notes=(f"{PARTED} the origin of their slices",),
-        expect=every(volumes(block(4120), block(4121)), gaps(3, 3)),
-    ),
+    _parted("interleaved_even_by_number", 4110, IN_ORDER, _numbers(1), both(moved(1.5), _numbers(13))),
+    _parted("interleaved_even_numbered_alike", 4112, ALIKE, _numbers(1), both(moved(1.5), _numbers(1))),
+    _parted("phases_numbered_one_after_the_other", 4114, IN_ORDER, _numbers(1), _numbers(13)),
+    _parted("phases_numbered_in_turns", 4116, IN_ORDER, _numbers(1, 2), _numbers(2, 2)),
+    _parted("phases_by_time_alone", 4118, "the order of content times", _minute(10), _minute(15)),
+    _parted("interleaved_with_other_origins", 4120, BY_ORIGIN, _numbers(1), both(_aside, _numbers(1))),
     Case("mr_taken_in_turns", one(4122, both(as_mr, _taken_in_turns)), expect=volumes(block(4122) + 1024)),
     Case("step_and_shoot", one(4010, _step_and_shoot), expect=every(volumes(block(4010)), gaps(3))),
     Case(

@@ -28,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.data.sources import ROOT_UID, write_series
+from tests.data.sources import ROOT_UID, new_object, write_series
 
 Edit = Callable[[Dataset, int], None]
 SYNTAXES = {
@@ -231,11 +231,6 @@ def write_legacy_converted(folder: Path, hu: np.ndarray, *, study: int, modality
 
 def write_object(path: Path, sop_class: UID, *, study: int, modality: str) -> None:
     """An object without a picture."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{ROOT_UID}.{study}.7.{len(path.name)}"
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{ROOT_UID}.{study}.1", f"{ROOT_UID}.{study}.5"
-    dataset.PatientID, dataset.Modality = f"PAT-{study}", modality
+    dataset = new_object(sop_class, f"7.{len(path.name)}", study=study, series=5)
+    dataset.Modality = modality
     dataset.save_as(path, enforce_file_format=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 KEY = "00112233445566778899aabbccddeeff" * 2
 ROOT_UID = "1.2.826.0.1.3680043.8.498"
@@ -68,14 +68,21 @@ def write_series(
     return sops
 
 
-def _slice(hu: np.ndarray, index: int, study: int, spacing_mm: tuple[float, float, float]) -> Dataset:
+def new_object(sop_class: UID, number: str, *, study: int, series: int) -> Dataset:
+    """A DICOM object that holds the UIDs and PatientID of its study, and nothing else."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = CTImageStorage
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{ROOT_UID}.{study}.3.{index + 1}"
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{ROOT_UID}.{study}.1", f"{ROOT_UID}.{study}.2"
-    dataset.PatientID, dataset.PatientName, dataset.AccessionNumber = f"PAT-{study}", "Doe^Jane", f"ACC-{study}"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"{ROOT_UID}.{study}.{number}"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"{ROOT_UID}.{study}.1", f"{ROOT_UID}.{study}.{series}"
+    dataset.PatientID = f"PAT-{study}"
+    return dataset
+
+
+def _slice(hu: np.ndarray, index: int, study: int, spacing_mm: tuple[float, float, float]) -> Dataset:
+    dataset = new_object(CTImageStorage, f"3.{index + 1}", study=study, series=2)
+    dataset.PatientName, dataset.AccessionNumber = "Doe^Jane", f"ACC-{study}"
     dataset.PatientBirthDate, dataset.StudyDate, dataset.PatientSex, dataset.PatientAge = (
         "19300102",
         "20240506",

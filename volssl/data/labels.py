@@ -12,6 +12,7 @@ from volssl.data.keys import study_alias
 from volssl.data.manifest import Row
 from volssl.data.slice_labels import SLICE_COLUMNS, slice_indices
 from volssl.data.store import Store
+from volssl.data.user_table import read_texts
 from volssl.errors import UserError
 from volssl.progress import say
 
@@ -51,16 +52,7 @@ def join_labels(store: Store, csv: str | Path, required_columns: Sequence[str] =
 
 
 def _read(path: Path, required_columns: Sequence[str]) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"the label table {path} does not exist: give --labels a CSV file") from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as a table ({type(error).__name__}): give --labels a CSV file"
-        ) from error
-    table.columns = table.columns.str.strip()
-    table = table.apply(lambda column: column.str.strip())
+    table = read_texts(path, "label")
     for column in ("study", *required_columns):
         if column not in table:
             nearest = difflib.get_close_matches(column, table.columns, n=1, cutoff=0.5)

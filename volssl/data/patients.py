@@ -12,6 +12,7 @@ from volssl.data.dicom.headers import AGE_CAP_YEARS
 from volssl.data.keys import keyed_hash, study_alias
 from volssl.data.manifest import Row, age_band
 from volssl.data.splits import SPLITS, SplitPlan, by_hash, same_person, settle
+from volssl.data.user_table import read_texts
 from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
 from volssl.progress import say
@@ -58,14 +59,7 @@ def read_patients(path: Path) -> PatientTable:
     Raises:
         UserError: it cannot be read, lacks a column, names a study twice, or puts a patient on two sides of the split.
     """
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as a table ({type(error).__name__}): give --patients a CSV file"
-        ) from error
-    frame.columns = frame.columns.str.strip()
-    frame = frame.apply(lambda column: column.str.strip())
+    frame = read_texts(path, "patient")
     for column in ("study", "patient"):
         if column not in frame:
             raise UserError(

@@ -30,6 +30,7 @@ from volssl.data.splits import (
 )
 from volssl.data.store import JOURNAL, STORE_RECORD, Store
 from volssl.data.strata import Stratum, dealt, merged, person_labels
+from volssl.data.user_table import read_texts
 from volssl.errors import UserError
 from volssl.files import write_text
 from volssl.progress import say
@@ -176,7 +177,7 @@ def _studies(store: Store, patient: str, labels: str | Path | None, told: Patien
     """The names that the user's tables give to a patient's studies, for the message."""
     names = list(told.frame["study"]) if told is not None else []
     if labels is not None:
-        names += list(pd.read_csv(labels, dtype=str, keep_default_na=False, encoding="utf-8-sig")["study"])
+        names += list(read_texts(Path(labels), "label")["study"])
     rows = store.columns("patient", "aliases").to_pylist()
     aliases = {alias for row in rows if row["patient"] == patient for alias in row["aliases"]}
     found = [name for name in dict.fromkeys(names) if study_alias(store.key, name) in aliases]
