@@ -135,7 +135,7 @@ def test_a_table_that_contradicts_itself_or_the_store_is_an_error(tmp_path: Path
 
 def test_a_missing_table_is_an_error_before_anything_is_read(tmp_path: Path) -> None:
     cohort = write_cohort(tmp_path / "cohort", 1)
-    with pytest.raises(UserError, match="the patient table .*none.csv does not exist"):
+    with pytest.raises(UserError, match=r"the patient table .*none.csv does not exist"):
         prepare([cohort], tmp_path / "store", patients=tmp_path / "none.csv", workers=0)
     assert list((tmp_path / "store" / "volumes").iterdir()) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from tests.data.sources import KEY, ROOT_UID, block, write_cohort, write_nifti, write_series
-from volssl.data import Store, ledger, preparation, prepare
+from volssl.data import Store, checks, ledger, preparation, prepare
 from volssl.data.formats.volume_files import VolumeFile
 from volssl.data.store import JOURNAL
 from volssl.data.unforeseen import unforeseen
@@ -54,6 +56,17 @@ def test_what_is_stored_is_what_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.read(volume_id), hu[np.newaxis])
         np.testing.assert_array_equal(store.read(volume_id, ((2, 9), (0, 5), (11, 12))), hu[np.newaxis, 2:9, :5, 11:])
         assert store.scan(volume_id).read().dtype == np.int16
+
+
+def test_the_store_keeps_the_thresholds_that_its_volumes_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = write_cohort(tmp_path / "cohort", 1)
+    monkeypatch.setattr(checks, "THRESHOLDS", replace(checks.THRESHOLDS, air_max_share=0.99))
+    prepare([cohort], tmp_path / "store", workers=0)
+    kept = json.loads((tmp_path / "store" / "store.json").read_text())["thresholds"]
+    assert kept == asdict(checks.THRESHOLDS)
+    assert (kept["air_max_share"], kept["slices_min"], kept["extent_min_mm"]) == (0.99, 5, 20.0)
 
 
 def test_a_second_run_changes_no_file_and_reads_no_volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,11 @@ class Thresholds:
     brain_min_share: float = 0.75
     brain_median_min_hu: float = 15.0  # white matter has about 30 HU, grey matter 40
     brain_median_max_hu: float = 50.0  # the T1 template, which is scaled to 100, lies above it
+    shifted_body: float = 200.0  # of values to which 1024 was added: what is not air
+    shifted_body_share: float = 0.02  # where less is there, nothing is told from it
+    shifted_water_low: float = 850.0  # where most of that lies then, about 1024
+    shifted_water_high: float = 1200.0
+    shifted_min_share: float = 0.6
     picture_tissue: float = 60.0  # above it, tissue between 0 and 255 is grey on a screen
     mr_max: float = 1e9  # a scanner's units are arbitrary, but a value beyond is damage, and drowns all statistics
     hu_min: float = -(2.0**24)  # beyond it float32, which scaled values pass through, skips whole numbers

@@ -71,7 +71,7 @@ def modality_of_values(sample: np.ndarray, limits: Thresholds) -> tuple[str, str
         return "CT", ""
     if sample.min() < 0:
         return "", f"Values from {sample.min():g} to {sample.max():g} fit neither CT with air nor MR: {ASK}."
-    if looks_shifted(sample):
+    if looks_shifted(sample, limits):
         return "", f"The values look like CT with 1024 added to the HU: subtract it, or {ASK}."
     return "MR", ""
 
@@ -84,7 +84,7 @@ def not_in_hu(sample: np.ndarray, limits: Thresholds) -> str:
     """
     if ((sample > limits.padding_hu) & (sample <= limits.body_hu)).mean() >= limits.low_min_share:
         return ""
-    if looks_shifted(sample):
+    if looks_shifted(sample, limits):
         return "The values look like CT with 1024 added to the HU: subtract it."
     low, high = float(sample.min()), float(sample.max())
     values, counts = np.unique(np.rint(sample), return_counts=True)
@@ -111,10 +111,11 @@ def looks_stripped(sample: np.ndarray, limits: Thresholds) -> bool:
     return bool(inside >= limits.brain_min_share and low <= np.median(tissue) <= high)
 
 
-def looks_shifted(sample: np.ndarray) -> bool:
+def looks_shifted(sample: np.ndarray, limits: Thresholds) -> bool:
     """Whether most of what is not air lies where water does with 1024 added to the HU."""
-    body = sample[sample > 200]
-    return bool(body.size > 0.02 * sample.size and ((body > 850) & (body < 1200)).mean() > 0.6)
+    body = sample[sample > limits.shifted_body]
+    water = (body > limits.shifted_water_low) & (body < limits.shifted_water_high)
+    return bool(body.size > limits.shifted_body_share * sample.size and water.mean() > limits.shifted_min_share)
 
 
 def modality_of_names(names: Sequence[str]) -> str:
