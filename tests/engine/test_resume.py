@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,10 +52,10 @@ def whole(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def start(store: Path, run: Path) -> subprocess.Popen[bytes]:
+def start(store: Path, run: Path, method: str = "swav", words: Sequence[str] = WORDS) -> subprocess.Popen[bytes]:
     """The command, in a process of its own that can be killed."""
     code = "import torch; torch.set_num_threads(1); from volssl.cli import main; main()"
-    command = ["pretrain", "swav", "--store", str(store), "--out", str(run), *WORDS]
+    command = ["pretrain", method, "--store", str(store), "--out", str(run), *words]
     command += ["--resume"] if run.is_dir() else []
     return subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.DEVNULL)
 
@@ -94,6 +95,26 @@ def test_a_run_killed_many_times_at_random_moments_resumes_to_the_same_bits(
             load_tensors(run / LAST)  # never half-written
     assert start(store, run).wait() == 0
     assert same(load_tensors(whole / LAST), load_tensors(run / LAST))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["combined", "hybrid"])
+def test_methods_of_several_parts_killed_half_way_resume_to_the_same_bits(
+    store: Path, cohort: Path, tmp_path: Path, method: str
+) -> None:
+    words = [word.replace("method::", "method::parts::swav::") for word in WORDS] + ["probe_epochs=1"]
+    words += ["--labels", str(cohort / "labels.csv")]  # a probe chooses the encoder: its best figure is state too
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    assert start(store, whole, method, words).wait() == 0
+    total = load_tensors(whole / LAST)["step"]
+    kill_after(start(store, run, method, words), run, steps=total // 2 + 2, delay_s=0.01)  # two rows tell of the probe
+    assert 0 < load_tensors(run / LAST)["step"] < total
+    assert start(store, run, method, words).wait() == 0
+    assert (run / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    kept = sorted(path.relative_to(whole) for path in whole.rglob("*.pt"))
+    assert kept == sorted(path.relative_to(run) for path in run.rglob("*.pt"))
+    for file in kept:
+        assert same(load_tensors(whole / file), load_tensors(run / file)), file
 
 
 def test_two_runs_of_one_command_give_the_same_numbers(store: Path, whole: Path, tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ def join_labels(store: Store, csv: str | Path, required_columns: Sequence[str] =
     Raises:
         UserError: the table is missing, lacks a column, fits no study, names a study twice, or contradicts the store.
     """
+    if not csv:
+        raise UserError("labels are needed and no table is named: give --labels a CSV file keyed by `study`")
     path = Path(csv)
     table = _read(path, required_columns)
     keys = table["study"].map(lambda name: study_alias(store.key, name))

@@ -283,10 +283,10 @@ def chosen_patients(patients: Iterable[str], fraction: float) -> set[str]:
     The order is that of a hash of the (keyed) patient hash, so that it has nothing to do with the split.
 
     Raises:
-        ValueError: where the fraction is not in (0, 1].
+        UserError: where the fraction is not in (0, 1].
     """
     if not 0 < fraction <= 1:
-        raise ValueError(f"a fraction lies above 0 and at most at 1, not at {fraction}")
+        raise UserError(f"fraction={fraction}: give a share of the training patients, above 0 and at most 1")
     ordered = sorted(set(patients), key=lambda patient: hashlib.sha256(f"fraction:{patient}".encode()).digest())
     return set(ordered[: math.ceil(fraction * len(ordered))])
 
