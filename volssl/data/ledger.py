@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from volssl.data.manifest import Row, table_of
-from volssl.data.source_paths import COLUMNS, PATHS, Block, block, quoted, read_paths, write_paths
+from volssl.data.source_paths import COLUMNS, PATHS, PackedPaths, block, quoted, read_paths, write_paths
 from volssl.data.store import JOURNAL, MANIFEST, Store
 from volssl.data.stored_volume import VOLUMES, is_whole, volume_path
 from volssl.data.volume import PATIENT_UNKNOWN
@@ -61,7 +61,7 @@ class Ledger:
         self.store = store
         self.rows: dict[str, Row] = {}
         self.rejected: dict[str, Rejection] = {}
-        self.paths: dict[str, tuple[str, ...]] = {}
+        self.paths: PackedPaths[str] = PackedPaths()
         self._by_source: dict[str, str] = {}
         self._by_checksum: dict[str, str] = {}
         self._unsynced: set[str] = set()
@@ -130,8 +130,9 @@ class Ledger:
         write_bytes(self.store / MANIFEST, _parquet(table))
         refused = [astuple(self.rejected[key]) for key in sorted(self.rejected)]
         write_text(self.store / REJECTED, quoted([REJECTED_COLUMNS, *refused]))
-        kept = {*self.rows, *self.rejected} & self.paths.keys()
-        write_paths(self.store / PATHS, {key: self.paths[key] for key in kept}, {})
+        for key in self.paths.keys() - self.rows.keys() - self.rejected.keys():
+            del self.paths[key]
+        write_paths(self.store / PATHS, self.paths, {})
         wanted = {volume_path(self.store, volume_id).name for volume_id in self.rows}
         for file in (self.store / VOLUMES).iterdir():
             if file.name not in wanted and OWN_FILE.fullmatch(file.name):
@@ -211,7 +212,7 @@ class Ledger:
         if (self.store / JOURNAL).exists():
             self._resume(blocks)
 
-    def _resume(self, blocks: dict[int, Block]) -> None:
+    def _resume(self, blocks: PackedPaths[int]) -> None:
         """Do again what the journal of a run that was cut short tells.
 
         An entry without its paths is passed over: a power cut took them, or the fold had come so far that they are
@@ -221,9 +222,9 @@ class Ledger:
         for number, entry in enumerate(_entries(self.store / JOURNAL), start=1):
             self._entries = number
             key, count = entry.pop("key"), entry.pop("paths")
-            whose, paths = blocks.get(number, ("", ()))
+            whose, *paths = blocks.get(number, ("",))
             if (whose, len(paths)) == (key, count):
-                self._apply(key, paths, entry)
+                self._apply(key, tuple(paths), entry)
         for volume_id in [one for one in self._unsynced if not is_whole(volume_path(self.store, one))]:
             volume_path(self.store, volume_id).unlink(missing_ok=True)
             self._drop(volume_id)  # a power cut came before it was on the disk: it is read again
