@@ -285,6 +285,7 @@ def test_without_labels_the_page_says_that_the_loss_chose_and_shows_no_probe(tmp
 
 def test_each_part_of_a_combined_method_has_its_own_drawings(tmp_path) -> None:
     parts = {"swav_loss": 4.0, "swav_loss_floor": 4.16, "swav_feature_std": 0.5, "restoration_loss": 0.02}
+    parts |= {"restoration_undone": 0.4, "rotation_accuracy": 0.3}
     log(tmp_path, *(json.dumps({"step": step, "epoch": 1, "loss": 5 - step} | parts) for step in (1, 2)))
     page = Elements(write_pretrain_report(tmp_path))
     assert [(picture["alt"] or "").split(" over")[0] for picture in page.pictures()] == [
@@ -292,6 +293,8 @@ def test_each_part_of_a_combined_method_has_its_own_drawings(tmp_path) -> None:
         "Loss of swav",
         "Loss of restoration",
         "Feature spread of swav",
+        "Damage undone of restoration",
+        "Turns told right of rotation",
     ]
 
 

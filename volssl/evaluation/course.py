@@ -62,6 +62,13 @@ PANELS = (
         limits=(-0.03, 1.03),
     ),
     Panel(
+        "Damage undone",
+        {"undone": "share"},
+        "1 is all that was done to the crops undone, 0 what giving them back as they are comes to",
+        level=(0.0, "given back as they are"),
+    ),
+    Panel("Turns told right", {"accuracy": "share"}, "of the training batches", limits=(-0.03, 1.03)),
+    Panel(
         "AUC on validation patients",
         {"validation_auc": "classifier"},
         "of the classifier after each epoch",
@@ -110,9 +117,9 @@ def panel_picture(rows: Rows, panel: Panel, part: str, *, marked: float | None =
     if not curves:
         return None
     level = level_of(rows, panel, part)
-    axes = {"x": readable(panel.over), "y": panel.title}
-    svg = history_figure(curves, **axes, level=level, marked=marked, limits=panel.limits, wide=panel.wide)
     title = f"{panel.title} of {part.rstrip('_')}" if part else panel.title
+    axes = {"x": readable(panel.over), "y": title}
+    svg = history_figure(curves, **axes, level=level, marked=marked, limits=panel.limits, wide=panel.wide)
     ends = [ends_of(curve, panel.over, legend if len(panel.names) > 1 else "") for legend, curve in curves.items()]
     said = f"{title}: {'; '.join(ends)}."
     words = f" {panel.says[:1].upper()}{panel.says[1:]}." if panel.says else ""
