@@ -185,6 +185,13 @@ def test_a_modality_without_prototypes_is_refused() -> None:
         small(modalities=["CT", "CT"])
 
 
+def test_an_assigned_crop_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(UserError, match=r"assigned crops \[0, 3\] of 3"):
+        small(assigned=[0, 3])(batch())
+    with pytest.raises(UserError, match="each once"):
+        small(assigned=[1, 1])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_loss_is_float32_under_autocast(dtype: torch.dtype) -> None:
     method = small(queue_length=4, queue_start_epoch=0)

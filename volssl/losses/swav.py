@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -39,11 +39,18 @@ def swav_loss(
     """
     if len(scores) < 2 or not assigned or not set(assigned) <= set(range(len(scores))):
         raise ValueError(f"two crops or more and assigned ones among them are needed, not {len(scores)} and {assigned}")
-    log_p = [torch.log_softmax(s.float() / temperature, dim=1) for s in scores]
-    loss = scores[0].new_zeros((), dtype=torch.float32)
+    codes: dict[int, Tensor] = {}
     for position, i in enumerate(assigned):
         rows = scores[i] if queue_scores is None else torch.cat([queue_scores[position], scores[i]])
-        codes = sinkhorn(rows, epsilon=epsilon, iterations=iterations)[len(rows) - len(scores[i]) :]
-        others = [-(codes * log_p[v]).sum(dim=1).mean() for v in range(len(scores)) if v != i]
+        codes[i] = sinkhorn(rows, epsilon=epsilon, iterations=iterations)[len(rows) - len(scores[i]) :]
+    return swapped_prediction(scores, codes, temperature=temperature)
+
+
+def swapped_prediction(scores: Sequence[Tensor], codes: Mapping[int, Tensor], *, temperature: float) -> Tensor:
+    """What `swav_loss` is once the codes of the assigned crops are known: codes (B, K) by the number of the crop."""
+    log_p = [torch.log_softmax(s.float() / temperature, dim=1) for s in scores]
+    loss = scores[0].new_zeros((), dtype=torch.float32)
+    for i, code in codes.items():
+        others = [-(code * log_p[v]).sum(dim=1).mean() for v in range(len(scores)) if v != i]
         loss = loss + torch.stack(others).mean()
-    return loss / len(assigned)
+    return loss / len(codes)

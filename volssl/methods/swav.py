@@ -13,8 +13,9 @@ from torch.nn import functional
 from volssl.encoders.base import Encoder
 from volssl.errors import UserError
 from volssl.heads import projection_head
-from volssl.losses import swav_loss
 from volssl.losses.collapse import effective_rank, feature_spread, prototype_use
+from volssl.losses.sinkhorn import codes_in_place, sinkhorn
+from volssl.losses.swav import swapped_prediction
 from volssl.methods.base import Batch, Losses, Method, Progress
 from volssl.views.base import MODALITIES, Views
 from volssl.views.multicrop import MultiCrop
@@ -48,7 +49,7 @@ class SwAV(Method):
         freeze_steps: steps in which the prototypes stay.
 
     Raises:
-        UserError: for modalities that do not exist.
+        UserError: for modalities that do not exist, or no assigned crop.
     """
 
     couples_samples = True
@@ -77,6 +78,8 @@ class SwAV(Method):
         super().__init__(encoder, views=views or MultiCrop())
         if not modalities or not set(modalities) <= set(MODALITIES) or len(set(modalities)) != len(modalities):
             raise UserError(f"modalities {list(modalities)}: take some of {', '.join(MODALITIES)}, each once")
+        if not assigned or len(set(assigned)) != len(assigned):
+            raise UserError(f"assigned {list(assigned)}: name one crop or more, each once")
         self.modalities = tuple(modalities)
         self.projector: nn.Module = projection_head(encoder.dim, feature_dim, hidden_dim)
         bound = 1 / math.sqrt(feature_dim)  # as a linear layer begins, which the prototypes are in SwAV's own code
@@ -90,6 +93,7 @@ class SwAV(Method):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self._last: dict[str, Tensor] = {}
+        self._kept: tuple[Tensor, Tensor] | None = None  # memory of the codes: scores, and their exponentials
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """`crop0` … (B, C, R, A, S) -> under the same names unit features (B, feature_dim), and `modality` (B,).
@@ -100,7 +104,8 @@ class SwAV(Method):
         pooled: dict[str, Tensor] = {}
         for shape in dict.fromkeys(batch[name].shape for name in names):
             same = [name for name in names if batch[name].shape == shape]
-            rows = self.encoder.pool(self.encode(torch.cat([batch[name] for name in same])))
+            crops = [batch[name] for name in same]
+            rows = self.encoder.pool(self.encode(torch.cat(crops) if len(crops) > 1 else crops[0]))  # no copy of one
             pooled |= zip(same, rows.chunk(len(same)), strict=True)
         projected = self.projector(torch.cat([pooled[name] for name in names]))
         features = functional.normalize(projected.float(), dim=1).chunk(len(names))
@@ -111,6 +116,8 @@ class SwAV(Method):
         with torch.no_grad():
             self.prototypes.copy_(functional.normalize(self.prototypes, dim=2))
         features = [embedded[name] for name in sorted(embedded.keys() - {"modality"}, key=lambda name: int(name[4:]))]
+        if len(features) < 2 or not set(self.assigned) <= set(range(len(features))):
+            raise UserError(f"assigned crops {list(self.assigned)} of {len(features)}: they count from 0, two or more")
         # A detached weight has no gradient at all: what is frozen neither decays nor coasts.
         prototypes = self.prototypes.detach() if int(self.step) < self.freeze_steps else self.prototypes
         losses, scored = [], []
@@ -118,7 +125,8 @@ class SwAV(Method):
             for m, rows in self.rows_of_modalities(embedded["modality"]).items():
                 own = [f[rows] for f in features]
                 scores = [f @ prototypes[m].T for f in own]
-                losses.append(self.swapped_prediction(m, scores))
+                codes = {i: self.codes(m, place, own[i]) for place, i in enumerate(self.assigned)}
+                losses.append(swapped_prediction(scores, codes, temperature=self.temperature))
                 scored.append(scores[0])
                 if self.training:
                     self.enqueue(m, [own[i] for i in self.assigned])
@@ -143,19 +151,24 @@ class SwAV(Method):
             for name, code in zip(names, present, strict=True)
         }
 
-    def swapped_prediction(self, m: int, scores: Sequence[Tensor]) -> Tensor:
-        """The loss of one modality, with its queue once that is full; scores (B, K) of each crop."""
-        full = 0 < self.queue_length <= int(self.queue_filled[m])
-        with torch.no_grad():
-            queue_scores = [queue @ self.prototypes[m].T for queue in self.queue[m]] if full else None
-        return swav_loss(
-            scores,
-            assigned=self.assigned,
-            queue_scores=queue_scores,
-            temperature=self.temperature,
-            epsilon=self.epsilon,
-            iterations=self.iterations,
-        )
+    @torch.no_grad()
+    def codes(self, m: int, place: int, features: Tensor) -> Tensor:
+        """Codes (B, K) of a modality's features (B, feature_dim) of the assigned crop at `place`.
+
+        Worked out beside the queue once that is full: with the paper's, three million scores a crop, in memory that is
+        kept, for asking the system for it anew at every step costs a CPU more than the codes do.
+        """
+        prototypes = self.prototypes[m].T
+        if not 0 < self.queue_length <= int(self.queue_filled[m]):
+            return sinkhorn(features @ prototypes, epsilon=self.epsilon, iterations=self.iterations)
+        queue, shape = self.queue[m, place], (self.queue_length + len(features), prototypes.shape[1])
+        if self._kept is None or self._kept[0].shape != shape or self._kept[0].device != features.device:
+            self._kept = features.new_empty(shape), features.new_empty(shape, dtype=torch.float64)
+        scores, wide = self._kept
+        torch.mm(queue, prototypes, out=scores[: len(queue)])
+        torch.mm(features, prototypes, out=scores[len(queue) :])
+        own = slice(len(queue), None)
+        return codes_in_place(scores, wide, epsilon=self.epsilon, iterations=self.iterations, wanted=own)
 
     @torch.no_grad()
     def enqueue(self, m: int, features: Sequence[Tensor]) -> None:
