@@ -184,7 +184,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Archive]:
         source = archive.folder / "volumes"
         prepared = ["--store", store, "--patients", patients, "--workers", 1]
         volssl_json(said / "prepare.json", "prepare", source, *prepared)
-        pretrain("swav", store=store, out=swav, words=[*words, *crops])
+        pretrain("swav", store=store, out=swav, preset="paper_views", words=[*words, *crops])
+        pretrain("hybrid", store=store, out=out / "hybrid", labels=labels, words=[*words, *crops])
         words.append("task::grid=[24, 28, 10]")
         finetune("hemorrhage", store=store, labels=labels, out=run, encoder=swav, words=words)
         labelled = ["--store", store, "--labels", labels]
@@ -226,6 +227,7 @@ def test_the_search_looks_at_every_kind_of_file_and_finds_what_is_private(line: 
     kinds = {path.suffix for path, _ in searched(out)}
     assert kinds >= {".parquet", ".csv", ".json", ".jsonl", ".b2nd", ".pt", ".yaml", ".html", ".png"}
     assert any("tfevents" in path.name for path, _ in searched(out))
+    assert any(path.name == "energies.json" for path, _ in searched(out))
     assert any(path.suffix == ".html" and path.is_relative_to(out / "inspect") for path, _ in searched(out))
     for folder in ("store", "answers", "some", "by_monai"):
         hidden = (out / folder / "paths.csv").read_text()

@@ -106,12 +106,15 @@ def test_a_stopped_run_goes_on_to_the_same_choice(tmp_path: Path) -> None:
     assert torch.equal(*(weights(tmp_path / name / "encoder.pt") for name in ("whole", "stopped")))
 
 
-def test_a_validation_of_one_class_leaves_the_last_epoch(tmp_path: Path) -> None:
+def test_a_validation_of_one_class_leaves_the_last_epoch_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one_class = Labelled(VALIDATION.scans[::2], VALIDATION.patients[::2])
     method, probe = built(validation=one_class)
     trainer(method, tmp_path / "run", probe, SaveEncoder(contract=CONTRACT, chosen_by=probe)).run()
     assert probed(tmp_path / "run") == []
     assert probe.best_epoch == 4
+    assert f"the {len(one_class.scans)} labelled validation scans are of one class" in capsys.readouterr().err
 
 
 def test_a_validation_patient_who_is_trained_on_is_refused(tmp_path: Path) -> None:

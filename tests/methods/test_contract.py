@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 
 from volssl.bundle.config import bundle_config, bundle_folder, read_config, resolved
 from volssl.data.training import TrainingScans
+from volssl.methods import SwAV
 from volssl.methods.base import Method, Progress
 
 NAMES = sorted(p.stem for p in (bundle_folder("volume_pretraining") / "configs").glob("*.yaml") if p.stem != "base")
@@ -101,3 +102,11 @@ def test_twenty_steps_on_eight_fixed_volumes_lower_the_loss(parts: ConfigParser)
     torch.manual_seed(0)
     losses = [take_step(method, optimizer, batch, step) for step in range(20)]
     assert np.mean(losses[-4:]) < np.mean(losses[:2])
+
+
+@pytest.mark.parametrize("name", ["swav", "combined"])
+def test_swav_has_prototypes_for_every_modality_of_the_run(name: str, store: Path) -> None:
+    given = {"dataset_dir": str(store), "modality": "CT+MR"}
+    config = ConfigParser(resolved(read_config(bundle_config("volume_pretraining", name)), SIZES | given))
+    clustering = [part for part in config.get_parsed_content("method").modules() if isinstance(part, SwAV)]
+    assert [part.modalities for part in clustering] == [("CT", "MR")]

@@ -16,6 +16,7 @@ from volssl.evaluation.features import pooled_features
 from volssl.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_auc
 from volssl.evaluation.metrics import why_undefined
 from volssl.evaluation.probe import linear_probe
+from volssl.progress import say
 from volssl.tasks.views import TaskViews
 from volssl.views.base import Scan
 
@@ -99,7 +100,13 @@ class OnlineProbe:
         """Probe the encoder as it comes, and say on how many scans that rests; a run that goes on has done so."""
         if engine.state.iteration == 0:
             counts = {"probe_scans": len(self.labelled.scans), "probe_validation_scans": len(self.validation.scans)}
-            engine.log.write(0, 0, {**self.figures(), **counts})
+            figures = self.figures()
+            if not figures:
+                say(
+                    f"no probe can be scored: the {len(self.validation.scans)} labelled validation scans are of one class "
+                    f"of {self.output}; the last epoch's encoder will be kept"
+                )
+            engine.log.write(0, 0, {**figures, **counts})
 
     def __call__(self, engine: MethodTrainer) -> None:
         epoch = int(engine.state.epoch)
