@@ -132,3 +132,5 @@ def test_training_labels_of_one_class_and_an_unknown_choice_are_refused() -> Non
         probe.figures()
     with pytest.raises(UserError, match="choose one of linear, knn"):
         built(chosen_by="loss")
+    with pytest.raises(UserError, match="probe_epochs=0: give the epochs"):
+        built(every=0)

@@ -56,7 +56,7 @@ class OnlineProbe:
         neighbours, temperature: of `knn_scores`.
 
     Raises:
-        UserError: for another `chosen_by`, or training labels that lack a class.
+        UserError: for another `chosen_by`, less than an epoch between two probes, or training labels that lack a class.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class OnlineProbe:
     ) -> None:
         if chosen_by not in FIGURES:
             raise UserError(f"chosen_by {chosen_by}: unknown; choose one of {', '.join(FIGURES)}")
+        if every < 1:
+            raise UserError(f"probe_epochs={every}: give the epochs between two probes, 1 or more")
         self.encoder, self.views, self.labelled, self.validation = encoder, views, train, validation
         self.every, self.chosen_by, self.batch_size = every, chosen_by, batch_size
         self.neighbours, self.temperature = neighbours, temperature
@@ -103,8 +105,8 @@ class OnlineProbe:
             figures = self.figures()
             if not figures:
                 say(
-                    f"no probe can be scored: the {len(self.validation.scans)} labelled validation scans are of one class "
-                    f"of {self.output}; the last epoch's encoder will be kept"
+                    f"no probe can be scored: the {len(self.validation.scans)} labelled validation scans are of one "
+                    f"class of {self.output}; the last epoch's encoder will be kept"
                 )
             engine.log.write(0, 0, {**figures, **counts})
 
