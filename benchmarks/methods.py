@@ -10,7 +10,6 @@ and neither counts views.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def swav_ms(settings: dict[str, int], *, turns: int, batch: int) -> tuple[float, float]:
-    """Milliseconds of the encoder over the crops, and of SwAV over the same, with a full queue: medians."""
+    """Milliseconds of the encoder over the crops, and of SwAV over the same, with a full queue."""
     encoder = PaperDenseNet()
     method = SwAV(encoder, queue_start_epoch=0, freeze_steps=0, **settings).train()
     method.queue_filled.fill_(method.queue_length)
@@ -73,7 +72,7 @@ def swav_ms(settings: dict[str, int], *, turns: int, batch: int) -> tuple[float,
     def step() -> None:
         method(crops | modality)["loss"].backward()
 
-    return medians_ms(bare, step, turns=turns)
+    return best_ms(bare, step, turns=turns)
 
 
 def passes(name: str, *, turns: int, batch: int) -> float:
@@ -88,7 +87,7 @@ def passes(name: str, *, turns: int, batch: int) -> float:
     def step() -> None:
         method(given)["loss"].backward()
 
-    one, whole = medians_ms(bare, step, turns=turns)
+    one, whole = best_ms(bare, step, turns=turns)
     return whole / one
 
 
@@ -149,8 +148,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in configs.glob("*.yaml") if path.stem != "base")
 
 
-def medians_ms(*calls: Callable[[], None], turns: int) -> tuple[float, float]:
-    """Median milliseconds of each call, one after the other in turns; the first turn warms up."""
+def best_ms(*calls: Callable[[], None], turns: int) -> tuple[float, float]:
+    """Milliseconds of each call in the best of its turns, which other work disturbs least; the first warms up."""
     taken: list[list[float]] = [[] for _ in calls]
     for turn in range(turns + 1):
         for call, times in zip(calls, taken, strict=True):
@@ -158,7 +157,7 @@ def medians_ms(*calls: Callable[[], None], turns: int) -> tuple[float, float]:
             call()
             if turn:
                 times.append(1e3 * (time.perf_counter() - start))
-    first, second = (statistics.median(times) for times in taken)
+    first, second = map(min, taken)
     return first, second
 
 
