@@ -373,13 +373,14 @@ def main() -> None:
         code = app(standalone_mode=False)
     except typer.TyperException as error:  # unknown option, missing argument, value of the wrong type
         if error.format_message():
-            say(f"error: {error.format_message()} (volssl --help lists the commands and what they take)")
+            told = f"error: {error.format_message()} (volssl --help lists the commands and what they take)"
+            say(told, every_rank=True)
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
         cause = file_error(error) or user_error_in(error)
-        say(f"error: {cause or f'{unforeseen(error)} (--debug shows where)'}")
+        say(f"error: {cause or f'{unforeseen(error)} (--debug shows where)'}", every_rank=True)
         sys.exit(2 if isinstance(cause, UsageError) else 1)
     if code == INTERRUPTED:
         say("stopped")

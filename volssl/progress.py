@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -22,9 +23,13 @@ T = TypeVar("T")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(text: str) -> None:
-    """Print one line for the user; brackets in it are text, not markup."""
-    console.print(text, markup=False)
+def say(text: str, *, every_rank: bool = False) -> None:
+    """Print one line for the user; brackets in it are text, not markup.
+
+    Of several processes that `torchrun` started the first alone speaks, but for what must be heard from any.
+    """
+    if every_rank or os.environ.get("RANK", "0") == "0":
+        console.print(text, markup=False)
 
 
 def bar() -> Progress:
