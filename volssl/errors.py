@@ -13,6 +13,10 @@ class UsageError(UserError):
     """A command that was written wrongly: an unknown option, or a value of the wrong type. Exits with 2."""
 
 
+class SizeError(UserError, ValueError):
+    """A volume of a size that a network cannot take: what a caller may expect as a ValueError, in a user's words."""
+
+
 def user_error_in(error: BaseException | None) -> UserError | None:
     """The UserError behind an exception that a library raised on its account, if there is one."""
     while error is not None:

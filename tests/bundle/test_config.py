@@ -204,3 +204,10 @@ def test_a_list_that_the_config_leaves_to_its_default_is_checked_too(word: str, 
 def test_a_list_of_the_right_numbers_is_taken() -> None:
     config = read_config(bundle_config("head_ct_hemorrhage_classification", "train"))
     assert parse_overrides(config, ["task::window_hu=[40, 80]"]) == {"task::window_hu": [40, 80]}
+
+
+def test_several_windows_are_taken_where_one_stands_and_several_sizes_are_not() -> None:
+    several = [[55, 200], [40, 80], [600, 2800]]
+    assert parse_overrides(SWAV, [f"window_hu={several}"]) == {"window_hu": several}
+    assert refusal("window_hu=[[55], [40, 80]]", SWAV) == "window_hu[0]: [55] has 1 values, 2 are needed"
+    assert "a int is needed" in refusal("crop_size=[[32, 32, 16], [16, 16, 8], [1, 1, 1]]", SWAV)

@@ -146,6 +146,28 @@ def test_another_seed_is_refused_on_resume_and_the_run_stays_as_it_was(store: Pa
     assert (whole / "config.yaml").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("method", "preset", "word", "told"),
+    [
+        ("swav", "", "learning_rate=0.01", "begun with learning_rate .*, not 0.01"),
+        ("swav", "", "method::prototypes=7", "begun with method::prototypes .*, not 7"),
+        ("swav", "", "train::trainer::clip_norm=1.5", "begun with train::trainer::clip_norm 0.0, not 1.5"),
+        ("swav", "generic_views", "seed=0", "begun with method::views::_target_ .*MultiCrop, not .*generic"),
+        ("restoration", "", "seed=0", "a run of another method"),
+    ],
+)
+def test_what_a_resumed_run_cannot_take_up_is_refused(
+    store: Path, whole: Path, method: str, preset: str, word: str, told: str
+) -> None:
+    """It would else go on as before, and nobody would know."""
+    with pytest.raises(UserError, match=told):
+        pretrain(method, store=store, out=whole, preset=preset, resume=True, words=[word])
+
+
+def test_where_things_are_may_change_on_resume(store: Path, whole: Path) -> None:
+    pretrain("swav", store=store, out=whole, resume=True, words=[*WORDS, "train::trainer::checkpoint_steps=1"])
+
+
 def test_a_folder_with_a_run_is_not_overwritten(store: Path, whole: Path) -> None:
     with pytest.raises(UserError, match="--resume"):
         pretrain("swav", store=store, out=whole, words=WORDS)

@@ -115,6 +115,9 @@ def checked(config: Mapping[str, Any], key: str, value: Any) -> Any:
             raise UsageError(f"{key}: holds several values; name one of {', '.join(map(str, place[last]))}")
         if isinstance(wanted, str) and wanted.startswith(("$", "@", "%")):
             wanted = None  # computed by the config: the type shows only when it is built
+        several = isinstance(value, list) and all(isinstance(item, list) for item in value)
+        if several and isinstance(wanted, list) and takes_several(config, key):
+            wanted = [wanted] * len(value)
         fits_value(key, value, wanted)
     elif last not in known:
         raise UsageError(f"{key}: unknown option{nearest(key, all_keys(config))}")
@@ -142,6 +145,26 @@ def keywords(place: Any) -> dict[str, inspect.Parameter]:
         return {}
     parameters = inspect.signature(target, eval_str=True).parameters
     return {n: p for n, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def takes_several(config: Any, key: str) -> bool:
+    """Whether an object that the config hands the key's value to admits a list of such values, as of windows."""
+    inner: Any = config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ()
+    handed = [keywords(config)[name] for name in keywords(config) if config.get(name) == f"@{key}"]
+    options = [option for parameter in handed for option in typing.get_args(parameter.annotation)]
+    tuples = [typing.get_args(option)[:1] for option in options if typing.get_origin(option) is tuple]
+    return any(typing.get_origin(*first) is tuple for first in tuples) or any(takes_several(v, key) for v in inner)
+
+
+def stated(config: Mapping[str, Any], key: str) -> Any:
+    """The value that a key of `parse_overrides` has in the config; the keyword's default where it does not say."""
+    *path, last = key.split(SEPARATOR)
+    place: Any = config
+    for part in path:
+        place = place[int(part)] if isinstance(place, list) else place[part]
+    if isinstance(place, list):
+        return place[int(last)]
+    return place[last] if last in place else getattr(keywords(place).get(last), "default", None)
 
 
 def all_keys(config: Mapping[str, Any], prefix: str = "") -> list[str]:

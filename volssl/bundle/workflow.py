@@ -11,7 +11,17 @@ from typing import Any
 import yaml
 from monai.bundle import ConfigWorkflow
 
-from volssl.bundle.config import bundle_config, nearest, parse_overrides, read_config, resolved
+from volssl.bundle.config import (
+    PRESETS,
+    SEPARATOR,
+    bundle_config,
+    nearest,
+    parse_overrides,
+    read_config,
+    read_mapping,
+    resolved,
+    stated,
+)
 from volssl.bundle.simulated import simulated_notice
 from volssl.data import Store
 from volssl.encoders import encoder_like
@@ -22,6 +32,7 @@ from volssl.files import write_text
 from volssl.progress import say
 
 CONFIG = "config.yaml"
+MAY_CHANGE = ("dataset_dir", "output_dir", "encoder_path", "labels", "resume", "workers", "device", "checkpoint_steps")
 PRETRAINING = "volume_pretraining"
 TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification"}
 
@@ -135,10 +146,38 @@ def run_training(
     source = [kept] if resume and kept.is_file() else list(config)
     values = read_config(source)
     overrides = {**given, **parse_overrides(values, words), "resume": resume}
+    if source == [kept]:
+        refuse_changes(kept, config, overrides)
     say(f"the same with MONAI alone: {monai_line(source, overrides)}")
     if source != [kept]:
         write_text(kept, yaml.safe_dump(resolved(values, overrides), sort_keys=False, allow_unicode=True))
     return run_workflow(kept, meta=config[0].parent / "metadata.json", override=overrides)
+
+
+def refuse_changes(kept: Path, config: Sequence[Path], overrides: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of another method, or with other values than it was begun with.
+
+    Where things are may change, and how many hands make views: none of it is in the weights.
+    """
+    begun, asked = read_config(kept), read_config(config)
+    if method_of(begun) != method_of(asked):
+        raise UserError(f"{kept.parent}: holds a run of another method; go on with that, or name another folder")
+    preset = {key: value for path in config if path.parent.name == PRESETS for key, value in read_mapping(path).items()}
+    for key, value in {**preset, **overrides}.items():
+        said_otherwise = key not in overrides and any(word.startswith(key) for word in overrides)
+        if said_otherwise or key.split(SEPARATOR)[-1] in MAY_CHANGE:
+            continue
+        if isinstance(value, Mapping) and "_target_" in value:  # of a preset; what stands in it may have been changed
+            key, value = f"{key}{SEPARATOR}_target_", value["_target_"]
+        was = stated(begun, key)
+        if was != value:
+            raise UserError(f"{kept}: the run was begun with {key} {was}, not {value}; a resumed run cannot change it")
+
+
+def method_of(config: Mapping[str, Any]) -> tuple[Any, list[str]]:
+    """What a config trains: the method's class, and the names of its parts."""
+    method = config.get("method", {})
+    return method.get("_target_"), sorted(method.get("parts", {}))
 
 
 def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> ConfigWorkflow:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from volssl.errors import SizeError
+
 Size = tuple[int, int, int]
 
 
@@ -47,11 +49,11 @@ class Encoder(nn.Module):
         return self.pool(self(x))
 
     def check_size(self, size: Size) -> None:
-        """Raise a ValueError that names the axis where a volume of this size cannot be encoded."""
+        """Raise a SizeError, which is a ValueError, that names the axis where such a volume cannot be encoded."""
         for axis, n, least, multiple in zip("RAS", size, self.min_size, self.multiple, strict=True):
             if n < least:
-                raise ValueError(f"{type(self).__name__}: axis {axis} has {n} voxels, at least {least} are needed")
+                raise SizeError(f"{type(self).__name__}: axis {axis} has {n} voxels, at least {least} are needed")
             if n % multiple:
-                raise ValueError(
+                raise SizeError(
                     f"{type(self).__name__}: axis {axis} has {n} voxels, a multiple of {multiple} is needed"
                 )

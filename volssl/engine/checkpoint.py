@@ -65,8 +65,8 @@ def load_checkpoint(
         The steps done, and the state of the handlers.
 
     Raises:
-        UserError: where the file is damaged or of another version, or the run was begun with other settings or on
-            other volumes.
+        UserError: where the file is damaged or of another version, or the run was begun with other settings, on other
+            volumes, or with a method whose tensors are others.
     """
     path = run / LAST
     state = load_tensors(path)
@@ -80,7 +80,10 @@ def load_checkpoint(
             raise UserError(
                 f"{path}: the run was begun with {name} {begun}, not {value}; a resumed run cannot change it"
             )
-    method.load_state_dict(state["method"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        method.load_state_dict(state["method"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: the run was begun with another method, network or optimiser than this one") from error
     scaler.load_state_dict(state["scaler"])
     return int(state["step"]), dict(state["handlers"])

@@ -107,10 +107,8 @@ class MethodTrainer(SupervisedTrainer):  # type: ignore[misc]
         whole = batch_size * world_size()
         if len(dataset) < whole:
             shared = f" on each of {world_size()} ranks" if world_size() > 1 else ""
-            raise UserError(
-                f"{len(dataset)} volumes are fewer than one batch of {batch_size}{shared}; set "
-                f"batch_size={len(dataset) // world_size()} or less, or prepare more volumes"
-            )
+            few = f"{len(dataset)} volumes are fewer than one batch of {batch_size}{shared}"
+            raise UserError(f"{few}; set batch_size={len(dataset) // world_size()} or less, or prepare more volumes")
         if not 1 <= accumulate <= batch_size:
             raise UserError(f"accumulate {accumulate}: a batch of {batch_size} is cut into 1 to {batch_size} parts")
         self.run_dir = Path(output_dir)
