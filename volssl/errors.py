@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import traceback
 
 
 class UserError(Exception):
@@ -42,7 +43,17 @@ def file_error(error: Exception) -> str | None:
 
 
 def unforeseen(error: BaseException) -> str:
-    """An error that nobody foresaw in one line: the one at the root, not the library's wrappers around it."""
+    """An error that no command foresaw in one line: the one at the root, not the library's wrappers around it.
+
+    A ValueError of volssl's own says what it was given and what it wants; of others, the kind is told too.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no further word'])[0]}"
+    text = (str(error).strip().splitlines() or ["no further word"])[0]
+    return text if isinstance(error, ValueError) and raised_here(error) else f"{type(error).__name__}: {text}"
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether a function of volssl raised it, not one of a library that it called."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__", "")).startswith("volssl.")

@@ -236,3 +236,12 @@ def test_an_interrupted_command_exits_as_shells_expect(
     monkeypatch.setattr("volssl.bundle.workflow.pretrain", stopped)
     answer = volssl_command("pretrain", "swav", "--store", tmp_path, "--out", tmp_path)
     assert (answer.code, answer.lines) == (130, ["stopped"])
+
+
+def test_what_an_object_of_a_config_refuses_is_said_without_the_name_of_an_exception(
+    volssl_command: Command, store: Path, tmp_path: Path
+) -> None:
+    words = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 24, 8]", "batch_size=2", "workers=0", "max_epochs=1"]
+    run = ["pretrain", "restoration", "--store", store, "--out", tmp_path / "run", *words]
+    said = error_of(volssl_command(*run, "method::error=l3"), code=1)
+    assert said.startswith("error is one of mse, l1, not l3")
