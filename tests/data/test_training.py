@@ -129,7 +129,7 @@ def test_fractions_are_nested_and_keep_whole_patients(tmp_path: Path) -> None:
     assert [len(ids) for ids in chosen[1:]] == [50 - (rows[198]["id"] in chosen[1]), 199]
     assert chosen[0] < chosen[1] < chosen[2]
     assert len(set(of(store, fraction=0.1).patients)) == 10
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(UserError, match="above 0"):
         of(store, fraction=0)
 
 
