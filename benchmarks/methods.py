@@ -33,7 +33,7 @@ COUNTS = (1, 4)
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--turns", type=int, default=7)
-    options.add_argument("--batch", type=int, default=8)
+    options.add_argument("--batch", type=int, default=16)
     options.add_argument("--threads", type=int, default=2)
     chosen = options.parse_args()
     for script in ("shuffle_speed.py", "view_speed.py", "restoration_step.py", "gpu.py"):
