@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from volssl.evaluation.probe import C_GRID, inner_folds, linear_probe, linear_probes
+from volssl.evaluation.probe import C_GRID, inner_folds, linear_probe
 
 
 def made(n: int, seed: int, dim: int = 30) -> tuple[np.ndarray, np.ndarray]:
@@ -68,16 +68,6 @@ def test_without_validation_c_is_chosen_on_folds_that_keep_patients_together() -
 
 def test_a_validation_of_one_class_leaves_the_choice_to_the_folds() -> None:
     assert linear_probe(TRAIN, Y, VALIDATION, np.ones(200)).c == linear_probe(TRAIN, Y).c
-
-
-def test_each_output_has_a_probe_of_its_own_and_one_without_both_classes_none() -> None:
-    labels = np.stack([Y, np.zeros(80), 1 - Y], axis=1)
-    first, none, third = linear_probes(TRAIN, labels, VALIDATION, np.stack([TRUTH, TRUTH, 1 - TRUTH], axis=1))
-    assert none is None
-    assert first is not None
-    assert third is not None
-    assert first.auc == pytest.approx(linear_probe(TRAIN, Y, VALIDATION, TRUTH).auc)
-    np.testing.assert_allclose(first.scores(VALIDATION), 1 - third.scores(VALIDATION), atol=1e-5)
 
 
 def test_features_that_collapsed_tell_nothing_and_raise_nothing() -> None:

@@ -86,28 +86,6 @@ def linear_probe(
     return LinearProbe(fitted(features, labels, grid[best], max_iter), grid[best], aucs[best])
 
 
-def linear_probes(
-    train: npt.ArrayLike,
-    y: npt.ArrayLike,
-    validation: npt.ArrayLike | None = None,
-    y_validation: npt.ArrayLike | None = None,
-    *,
-    patients: npt.ArrayLike | None = None,
-    grid: Sequence[float] = C_GRID,
-    folds: int = 5,
-    max_iter: int = 1000,
-) -> list[LinearProbe | None]:
-    """`linear_probe` for each column of labels (N, outputs), each with its own C; None where a column lacks a class."""
-    columns = checked_labels(y).T
-    truths = [None] * len(columns) if y_validation is None else list(checked_labels(y_validation).T)
-    return [
-        linear_probe(train, column, validation, truth, patients=patients, grid=grid, folds=folds, max_iter=max_iter)
-        if why_undefined(column) is None
-        else None
-        for column, truth in zip(columns, truths, strict=True)
-    ]
-
-
 def fitted(features: Floats, labels: Floats, c: float, max_iter: int) -> Pipeline:
     """Standardise and fit; starts from zero weights, so nothing is random."""
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter))
