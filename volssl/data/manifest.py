@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
 from volssl.data.checks import air_level, foreground, subsample
 from volssl.data.duplicates import perceptual_hash
@@ -128,8 +128,12 @@ def intensities(array: np.ndarray, box: Box, modality: str) -> dict[str, float]:
 
 
 def array_checksum(array: np.ndarray) -> str:
-    """SHA-256 of the voxels in C order with their shape and type, in hexadecimal digits."""
-    digest = hashlib.sha256(f"{array.shape} {array.dtype.str}".encode())
+    """XXH3 of the voxels in C order with their shape and type: 128 bits, in hexadecimal digits.
+
+    It finds damage and copies, and guards against nobody: SHA-256 takes ten times as long, a tenth of all that preparing
+    a volume costs.
+    """
+    digest = xxhash.xxh3_128(f"{array.shape} {array.dtype.str}".encode())
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 

@@ -23,7 +23,7 @@ from volssl.errors import UserError
 if TYPE_CHECKING:
     from volssl.views.base import Box
 
-FORMAT = 2  # of the store; another one is refused
+FORMAT = 3  # of the store; another one is refused
 STORE_RECORD = "store.json"
 MANIFEST = "manifest.parquet"
 JOURNAL = "journal.jsonl"  # there while a prepare is unfinished

@@ -97,12 +97,13 @@ def packed(array: np.ndarray, *, affine: np.ndarray, modality: str) -> bytes:
         chunks=chunks,
         blocks=fitted(chunks, BLOCK_VOXELS),
         cparams=CPARAMS,
-        contiguous=True,  # laid out as the file from the start
+        contiguous=False,  # a frame that grows with each chunk is moved in memory again and again
     )
     volume.schunk.vlmeta["affine"] = affine.ravel().tolist()
     volume.schunk.vlmeta["spacing_mm"] = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     volume.schunk.vlmeta["modality"] = modality
-    return bytes(volume.to_cframe())
+    frame: bytes = volume.to_cframe()
+    return frame
 
 
 def fitted(shape: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, ...]:
