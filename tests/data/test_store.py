@@ -135,7 +135,7 @@ def test_another_format_is_refused_by_who_reads_and_who_writes(store: Store, tmp
     record = store.path / STORE_RECORD
     assert f'"format": {FORMAT}' in record.read_text()
     record.write_text(record.read_text().replace(f'"format": {FORMAT}', '"format": 1'))
-    with pytest.raises(UserError, match=r"another version of volssl \(format 1, not 2\): prepare a new store"):
+    with pytest.raises(UserError, match=r"another version of volssl \(format 1, not 3\): prepare a new store"):
         Store.open(store.path)
     with pytest.raises(UserError, match="another version of volssl"):
         prepare([tmp_path / "cohort"], store.path, workers=0)

@@ -130,8 +130,8 @@ def intensities(array: np.ndarray, box: Box, modality: str) -> dict[str, float]:
 def array_checksum(array: np.ndarray) -> str:
     """XXH3 of the voxels in C order with their shape and type: 128 bits, in hexadecimal digits.
 
-    It finds damage and copies, and guards against nobody: SHA-256 takes ten times as long, a tenth of all that preparing
-    a volume costs.
+    It finds damage and copies, and guards against nobody: SHA-256 takes ten times as long, a tenth of all that a
+    volume's preparation costs.
     """
     digest = xxhash.xxh3_128(f"{array.shape} {array.dtype.str}".encode())
     digest.update(np.ascontiguousarray(array).data)
