@@ -100,7 +100,7 @@ def test_gradients_reach_every_parameter() -> None:
     assert [name for name, p in method.named_parameters() if p.grad is None] == []
 
 
-def test_frozen_prototypes_keep_their_direction_under_decay_and_momentum() -> None:
+def test_frozen_prototypes_stay_under_decay_and_momentum() -> None:
     method = small(freeze_steps=3)
     optimizer = torch.optim.SGD(method.parameters(), lr=0.5, momentum=0.9, weight_decay=0.1)
     directions = []
@@ -110,6 +110,9 @@ def test_frozen_prototypes_keep_their_direction_under_decay_and_momentum() -> No
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        # A gradient of zero, in the place of none, would let decay shrink them: along themselves, so that their
+        # directions alone would not tell.
+        assert torch.equal(method.prototypes, directions[step]) == (step < 3)
         method.on_step_end(Progress(step=step + 1, steps_per_epoch=5, total_steps=5))
     torch.testing.assert_close(directions[3], directions[0])
     assert (directions[4] - directions[0]).abs().max() > 1e-4
