@@ -32,6 +32,12 @@ def say(text: str, *, every_rank: bool = False) -> None:
         console.print(text, markup=False)
 
 
+def counted(n: int, what: str) -> str:
+    """`1 volume`, `2 volumes`, `2,000 studies`."""
+    several = f"{what[:-1]}ies" if what.endswith("y") else f"{what}s"
+    return f"{n:,} {what if n == 1 else several}"
+
+
 def bar() -> Progress:
     """A progress bar with a count, the time gone by and the time left; hidden where the output is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

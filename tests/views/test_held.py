@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.scans import ArrayScan, Box
-from volssl.views import MultiCrop
+from volssl.views import Cropper, MultiCrop, RestorationViews, TwoCrops
 from volssl.views.base import Scan
 from volssl.views.combined import CombinedViews
 from volssl.views.held import HeldScan
@@ -130,12 +130,18 @@ def test_a_part_that_looks_at_pairs_gets_both_and_the_others_the_first() -> None
         CombinedViews({"task": whole}).pair(first, second, np.random.RandomState(0))
 
 
-def test_every_part_tells_of_its_padding() -> None:
-    told = []
-
-    class Told(Pair):
-        def say_padding(self, scans: list[Scan]) -> None:
-            told.append(len(scans))
-
-    CombinedViews({"a": Told(), "b": whole, "c": Told()}).say_padding([numbered()] * 3)
-    assert told == [3, 3]
+def test_every_part_tells_of_its_padding_and_parts_of_equal_crops_tell_once(capsys: pytest.CaptureFixture[str]) -> None:
+    crops = {"size": (64, 64, 16), "spacing_mm": (3.5, 3.5, 7.0), "zoom": (0.8, 1.0)}
+    swav = MultiCrop(
+        sizes=((64, 64, 16), (24, 28, 8)), counts=(1, 2), zoom=((0.8, 1.0), (0.5, 0.8)), spacing_mm=(3.5, 3.5, 7.0)
+    )
+    parts = {"a": swav, "b": whole, "c": RestorationViews(crops=Cropper(**crops)), "d": TwoCrops(CROPS)}
+    views = CombinedViews(parts)
+    views.say_padding([numbered((48, 48, 48))] * 3)
+    views.say_padding([numbered((48, 48, 48)), numbered((48, 48, 48)), numbered((9, 9, 9))])
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" voxels")[0] for line in lines] == [
+        "3 of 3 volumes are smaller than a crop of 64×64×16",
+        "3 of 3 volumes are smaller than a crop of 64×64×16",
+        "1 of 3 volumes is smaller than a crop of 24×28×8",
+    ]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from torch import Tensor
 
 from volssl.views.base import PairViews, Scan, Views
+from volssl.views.cropper import Cropping
 from volssl.views.held import HeldScan
 
 
-class CombinedViews:
+class CombinedViews(Cropping):
     """Each part's views of a scan, under `<part>/` and the part's own names.
 
     A scan is read through a `HeldScan`, so that the parts share what they read. Each part has a generator of its own,
@@ -23,6 +24,7 @@ class CombinedViews:
 
     def __init__(self, parts: Mapping[str, Views]) -> None:
         self.parts = dict(parts)
+        self.croppers = [c for views in parts.values() if isinstance(views, Cropping) for c in views.croppers]
 
     def __call__(self, scan: Scan, rng: np.random.RandomState) -> dict[str, Tensor]:
         """One scan -> `<part>/<name>` for every tensor of every part."""
@@ -43,12 +45,6 @@ class CombinedViews:
             views = self.parts[name]
             made[name] = views.pair(held, other, own) if isinstance(views, PairViews) else views(held, own)
         return joined(made)
-
-    def say_padding(self, scans: Sequence[Scan]) -> None:
-        """Each part's own word on scans that are smaller than its crops."""
-        for views in self.parts.values():
-            if hasattr(views, "say_padding"):
-                views.say_padding(scans)
 
     def _generators(self, rng: np.random.RandomState) -> Iterator[tuple[str, np.random.RandomState]]:
         seeds = rng.randint(2**32, size=len(self.parts), dtype=np.uint64)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from volssl.progress import say
+from volssl.progress import counted, say
 from volssl.transforms.crops import covering, draw_box, shrink
 from volssl.transforms.resample import FloatBox, resample_box
 from volssl.transforms.window import Windows, channels
@@ -17,7 +17,7 @@ from volssl.views.base import Box, Scan
 
 Size = tuple[int, int, int]
 Millimetres = tuple[float, float, float]
-LOOKED_AT = 2000  # scans, at most, whose size `say_padding` asks for
+LOOKED_AT = 2000  # scans, at most, whose size `padding` asks for
 PAPER_IMAGE_SIZES = ((112, 112, 96), (250, 250, 200))  # Table 1, along R, A, S
 
 
@@ -132,16 +132,34 @@ class Cropper:
         smallest = self.step(scan, 0.0 if self.rescale is None else 1.0)  # the largest image has the smallest voxels
         return any(n * step > have + 1e-6 for n, step, have in zip(self.size, smallest, scan.shape, strict=True))
 
-    def say_padding(self, scans: Sequence[Scan]) -> None:
-        """Tell the user how many scans are smaller than the crop at its smallest, and so are padded."""
+    def padding(self, scans: Sequence[Scan]) -> str:
+        """How many scans are smaller than the crop at its smallest, and so are padded, in words; empty for none."""
         every = max(1, -(-len(scans) // LOOKED_AT))
         scans, some = scans[::every], " looked at" if every > 1 else ""
-        if short := sum(self.is_padded(scan) for scan in scans):
-            say(
-                f"{short} of {len(scans)} volumes{some} {'is' if short == 1 else 'are'} smaller than a crop of "
-                f"{'×'.join(map(str, self.size))} voxels: the crop is centred and padded with the lowest value of the "
-                "window"
-            )
+        short = sum(self.is_padded(scan) for scan in scans)
+        return (
+            f"{short} of {counted(len(scans), 'volume')}{some} {'is' if short == 1 else 'are'} smaller than a crop of "
+            f"{'×'.join(map(str, self.size))} voxels: the crop is centred and padded with the lowest value of the "
+            "window"
+            if short
+            else ""
+        )
+
+
+class Cropping:
+    """Views that cut crops.
+
+    Attributes:
+        croppers: what cuts them.
+    """
+
+    croppers: Sequence[Cropper] = ()
+
+    def say_padding(self, scans: Sequence[Scan]) -> None:
+        """Tell the user how many scans are smaller than a crop, and so are padded; of equal crops once."""
+        for line in dict.fromkeys(cropper.padding(scans) for cropper in self.croppers):
+            if line:
+                say(line)
 
 
 def read_box(scan: Scan, box: FloatBox, size: Size, windows_hu: Windows | None) -> Tensor:

@@ -13,7 +13,7 @@ from volssl.transforms.intensity import add_noise, adjust, draw_intensity
 from volssl.transforms.resample import FloatBox
 from volssl.transforms.window import Windows
 from volssl.views.base import Box, Scan
-from volssl.views.cropper import Cropper, Millimetres, Rescale, needed, resample_part, values
+from volssl.views.cropper import Cropper, Cropping, Millimetres, Rescale, needed, resample_part, values
 from volssl.views.energies import Energies, Spectrum
 
 
@@ -40,7 +40,7 @@ class Crop:
     seed: int
 
 
-class MultiCrop:
+class MultiCrop(Cropping):
     """Draw crops of several sizes, each with its own scale, place, flips and intensity.
 
     Each crop is a `Cropper`'s: windowed to [0, 1], its scale drawn before its place. Then, in this order: its energy
@@ -178,11 +178,6 @@ class MultiCrop:
             resample_part(read[within(part, hull)], part, crop.box, size)
             for part, crop, size in zip(voxels, crops, sizes, strict=True)
         ]
-
-    def say_padding(self, scans: Sequence[Scan]) -> None:
-        """Tell the user how many scans are smaller than a crop at its smallest, and so are padded."""
-        for cropper in self.croppers:
-            cropper.say_padding(scans)
 
 
 def around(boxes: Sequence[Box]) -> Box:

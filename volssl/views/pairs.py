@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from torch import Tensor
 
 from volssl.views.base import Scan
+from volssl.views.cropper import Cropping
 from volssl.views.multicrop import MultiCrop
 
 
-class TwoCrops:
+class TwoCrops(Cropping):
     """Two crops of one size, each drawn and changed by itself.
 
     Args:
@@ -25,6 +24,7 @@ class TwoCrops:
         self.crops = crops or MultiCrop(
             sizes=[(96, 96, 96)], counts=[2], zoom=[(0.7, 1.0)], spacing_mm=(1.0, 1.0, 1.0), gamma_probability=0.2
         )
+        self.croppers = self.crops.croppers
         if self.crops.counts != [2]:
             raise ValueError(f"a pair is two crops of one size: counts is [2], not {self.crops.counts}")
 
@@ -39,7 +39,3 @@ class TwoCrops:
         mine, theirs = self.crops.draw(scan, rng), self.crops.draw(partner, rng)
         (first,), (second,) = self.crops.make(scan, mine[:1]), self.crops.make(partner, theirs[:1])
         return {"crop0": first, "crop1": second}
-
-    def say_padding(self, scans: Sequence[Scan]) -> None:
-        """Tell the user how many scans are smaller than a crop."""
-        self.crops.say_padding(scans)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from torch import Tensor
 
@@ -15,10 +13,10 @@ from volssl.transforms.patches import RandSwapPatches
 from volssl.transforms.replay import Drawn, Replayable, Size
 from volssl.transforms.shuffle import RandLocalShuffle
 from volssl.views.base import Scan
-from volssl.views.cropper import Cropper
+from volssl.views.cropper import Cropper, Cropping
 
 
-class RestorationViews:
+class RestorationViews(Cropping):
     """One crop of a scan, flipped, as `target`, and the same corrupted as `input`.
 
     In the order, and by default with the probabilities, of Models Genesis: flips, local shuffling, non-linear
@@ -54,6 +52,7 @@ class RestorationViews:
         mask_fill: float | None = None,
     ) -> None:
         self.crops = crops or Cropper(size=(96, 96, 96), spacing_mm=(1.0, 1.0, 1.0))
+        self.croppers = [self.crops]
         self.flips = RandFlips(prob=flip)
         self.shuffle, self.non_linear = RandLocalShuffle(prob=shuffle), RandBezierIntensity(prob=non_linear)
         self.swap = RandSwapPatches(prob=swap)
@@ -69,10 +68,6 @@ class RestorationViews:
         for change, drawn in self.draw(rng, self.crops.size):
             image = change.apply(image, drawn)
         return {"input": image, "target": target}
-
-    def say_padding(self, scans: Sequence[Scan]) -> None:
-        """Tell the user how many scans are smaller than a crop."""
-        self.crops.say_padding(scans)
 
     def draw(self, rng: np.random.RandomState, size: Size) -> list[tuple[Replayable, Drawn | None]]:
         """How a crop of `size` is corrupted, in order; always as many draws."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from volssl.transforms.masks import RandBlockMask
 from volssl.views.base import Scan
+from volssl.views.cropper import Cropping
 from volssl.views.multicrop import MultiCrop
 
 
-class TurnedCrops:
+class TurnedCrops(Cropping):
     """Crops, each turned by a multiple of 90 degrees from R towards A.
 
     Quarter turns need as many voxels along R as along A, of equal size in mm: else the shape of a crop or of its voxels
@@ -32,6 +31,7 @@ class TurnedCrops:
         self.crops = crops or MultiCrop(
             sizes=[(96, 96, 96)], counts=[1], zoom=[(0.7, 1.0)], spacing_mm=(1.0, 1.0, 1.0), gamma_probability=0.2
         )
+        self.croppers = self.crops.croppers
         if turns not in (2, 4):
             raise ValueError(f"turns is 4, by 90 degrees, or 2, by 180, not {turns}")
         if self.crops.counts != [1]:
@@ -45,12 +45,8 @@ class TurnedCrops:
         turned = int(rng.randint(self.turns))
         return {"rotated": turn(crop, turned, self.turns), "turns": torch.tensor(turned)}
 
-    def say_padding(self, scans: Sequence[Scan]) -> None:
-        """Tell the user how many scans are smaller than a crop."""
-        self.crops.say_padding(scans)
 
-
-class TurnedPair:
+class TurnedPair(Cropping):
     """Swin-UNETR's pretext views: one crop, turned twice at random, and each then partly hidden (Tang et al. 2022).
 
     What a sample holds serves three tasks at once: `crop0` and `crop1` are contrasted, restored to `target0` and
@@ -65,6 +61,7 @@ class TurnedPair:
 
     def __init__(self, crops: MultiCrop | None = None, *, hide: RandBlockMask | None = None, turns: int = 4) -> None:
         self.turned = TurnedCrops(crops, turns=turns)
+        self.croppers = self.turned.croppers
         self.hide = hide or RandBlockMask()
 
     def __call__(self, scan: Scan, rng: np.random.RandomState) -> dict[str, Tensor]:
@@ -78,10 +75,6 @@ class TurnedPair:
             sample[f"crop{i}"] = self.hide.apply(target, drawn)
             sample |= {f"target{i}": target, f"turns{i}": torch.tensor(turned)}
         return sample
-
-    def say_padding(self, scans: Sequence[Scan]) -> None:
-        """Tell the user how many scans are smaller than a crop."""
-        self.turned.say_padding(scans)
 
 
 def turn(image: Tensor, times: int, turns: int) -> Tensor:
