@@ -115,6 +115,28 @@ def test_a_value_of_the_right_type_is_taken_as_yaml_reads_it(word: str, value: o
     assert parse_overrides(SMALL, [word]) == {key: value}
 
 
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("window_hu=[40.5, 80]", [40.5, 80]),
+        ("window_hu=[[40.5, 80], [55, 200]]", [[40.5, 80], [55, 200]]),
+        ("method::views::noise=0.01", 0.01),
+        ("train::trainer::schedule::warmup_epochs=0.5", 0.5),
+    ],
+)
+def test_a_whole_number_of_the_config_takes_a_fraction_where_the_quantity_does(word: str, value: object) -> None:
+    assert parse_overrides(SWAV, [word]) == {word.split("=")[0]: value}
+
+
+@pytest.mark.parametrize("key", ["max_epochs", "batch_size", "workers", "seed", "method::prototypes", "probe_epochs"])
+def test_what_is_counted_takes_no_fraction(key: str) -> None:
+    assert refusal(f"{key}=1.5", SWAV) == f"{key}: 1.5 is a float, a int is needed"
+
+
+def test_voxels_are_counted_though_sizes_in_mm_may_be_fractions() -> None:
+    assert refusal("crop_size=[24, 24.5, 8]", SWAV) == "crop_size[1]: 24.5 is a float, a int is needed"
+
+
 def test_a_power_of_ten_that_yaml_takes_for_text_is_refused_with_how_to_write_it() -> None:
     sentence = refusal("learning_rate=1e-3", SWAV)
     assert sentence == "learning_rate: '1e-3' is a str, a float is needed (YAML reads 1e-3 as text: write 1.0e-03)"

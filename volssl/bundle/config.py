@@ -118,7 +118,7 @@ def checked(config: Mapping[str, Any], key: str, value: Any) -> Any:
         several = isinstance(value, list) and all(isinstance(item, list) for item in value)
         if several and isinstance(wanted, list) and takes_several(config, key):
             wanted = [wanted] * len(value)
-        fits_value(key, value, wanted)
+        fits_value(key, value, as_fractions(wanted) if takes_fractions(config, key, known.get(last)) else wanted)
     elif last not in known:
         raise UsageError(f"{key}: unknown option{nearest(key, all_keys(config))}")
     if last in known:
@@ -149,11 +149,40 @@ def keywords(place: Any) -> dict[str, inspect.Parameter]:
 
 def takes_several(config: Any, key: str) -> bool:
     """Whether an object that the config hands the key's value to admits a list of such values, as of windows."""
-    inner: Any = config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ()
-    handed = [keywords(config)[name] for name in keywords(config) if config.get(name) == f"@{key}"]
-    options = [option for parameter in handed for option in typing.get_args(parameter.annotation)]
+    options = [option for parameter in handed(config, key) for option in typing.get_args(parameter.annotation)]
     tuples = [typing.get_args(option)[:1] for option in options if typing.get_origin(option) is tuple]
-    return any(typing.get_origin(*first) is tuple for first in tuples) or any(takes_several(v, key) for v in inner)
+    return any(typing.get_origin(*first) is tuple for first in tuples)
+
+
+def takes_fractions(config: Any, key: str, keyword: inspect.Parameter | None) -> bool:
+    """Whether a key that holds whole numbers may hold others: all keywords that it is or is handed to want floats."""
+    takers = [*handed(config, key), *([keyword] if keyword else [])]
+    return bool(takers) and all(float in plain_types(parameter.annotation) for parameter in takers)
+
+
+def as_fractions(value: Any) -> Any:
+    """Whole numbers, at every depth of lists, as floats."""
+    if isinstance(value, list):
+        return [as_fractions(item) for item in value]
+    return float(value) if type(value) is int else value
+
+
+def plain_types(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of, at every depth: of `Sequence[tuple[float, float]] | None` two."""
+    inner = typing.get_args(annotation)
+    return set().union(*map(plain_types, inner)) if inner else {annotation}
+
+
+def handed(config: Any, key: str) -> list[inspect.Parameter]:
+    """The keywords, of all objects that the config builds, to which it hands a key's value, alone or in a list."""
+    inner: Any = config.values() if isinstance(config, Mapping) else config if isinstance(config, list) else ()
+    reference = f"@{key}"
+    here = [
+        parameter
+        for name, parameter in keywords(config).items()
+        if (value := config.get(name)) == reference or (isinstance(value, list) and reference in value)
+    ]
+    return here + [parameter for part in inner for parameter in handed(part, key)]
 
 
 def stated(config: Mapping[str, Any], key: str) -> Any:
