@@ -135,7 +135,7 @@ def estimate(
         config = Path(folder) / CONFIG
         write_text(config, yaml.safe_dump(timed(resolved(values, override), steps), sort_keys=False))
         with watched_memory() as memory:
-            workflow = run_workflow(config, meta=files[0].parent / "metadata.json", override=override)
+            workflow = run_workflow([config], meta=files[0].parent / "metadata.json", override=override)
         timer: StepTimer = workflow.parser.get_parsed_content(TIMER)
         return timer.estimate(method, memory_bytes=max(memory))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,9 @@ from volssl.bundle.config import (
 from volssl.bundle.simulated import simulated_notice
 from volssl.data import Store
 from volssl.encoders import encoder_like
-from volssl.engine.distributed import rank
+from volssl.engine.distributed import rank, world_size
 from volssl.errors import UserError, user_error_in
+from volssl.evaluation.history import read_history
 from volssl.evaluation.report import write_pretrain_report
 from volssl.files import write_text
 from volssl.progress import say
@@ -149,9 +152,27 @@ def run_training(
     if source == [kept]:
         refuse_changes(kept, config, overrides)
     say(f"the same with MONAI alone: {monai_line(source, overrides)}")
-    if source != [kept]:
-        write_text(kept, yaml.safe_dump(resolved(values, overrides), sort_keys=False, allow_unicode=True))
-    return run_workflow(kept, meta=config[0].parent / "metadata.json", override=overrides)
+    with nothing_left_if_refused(run):
+        if source != [kept] and rank() == 0:
+            write_text(kept, yaml.safe_dump(resolved(values, overrides), sort_keys=False, allow_unicode=True))
+        return run_workflow(source, meta=config[0].parent / "metadata.json", override=overrides)
+
+
+@contextmanager
+def nothing_left_if_refused(run: Path) -> Iterator[None]:
+    """Where a run ends by an error before its first step is done, take away what it wrote until then."""
+    before = {path for path in (run, *run.parents, *run.rglob("*")) if path.exists()}
+    try:
+        yield
+    except BaseException:
+        log = run / "metrics.jsonl"
+        begun = log in before or (log.is_file() and any(row["step"] > 0 for row in read_history(log)))
+        if rank() == 0 and not begun:
+            for path in (*sorted(run.rglob("*"), reverse=True), run, *run.parents):
+                if path not in before:
+                    with suppress(OSError):  # a folder that someone else uses meanwhile
+                        path.rmdir() if path.is_dir() else path.unlink()
+        raise
 
 
 def refuse_changes(kept: Path, config: Sequence[Path], overrides: Mapping[str, Any]) -> None:
@@ -180,14 +201,18 @@ def method_of(config: Mapping[str, Any]) -> tuple[Any, list[str]]:
     return method.get("_target_"), sorted(method.get("parts", {}))
 
 
-def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> ConfigWorkflow:
+def run_workflow(config: Sequence[Path], *, meta: Path, override: Mapping[str, Any]) -> ConfigWorkflow:
     """Initialize, run and finalize a train config with MONAI's `ConfigWorkflow`."""
     # MONAI tells of a missing logging.conf, Ignite of every epoch; what stops a run is raised, and shown once.
     for name in ("monai.bundle.workflows", "ignite.engine.engine.MethodTrainer"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         workflow = ConfigWorkflow(
-            config_file=str(config), meta_file=str(meta), logging_file=False, workflow_type="train", **override
+            config_file=[str(path) for path in config],
+            meta_file=str(meta),
+            logging_file=False,
+            workflow_type="train",
+            **override,
         )
         workflow.initialize()
         workflow.run()
@@ -201,7 +226,12 @@ def run_workflow(config: Path, *, meta: Path, override: Mapping[str, Any]) -> Co
 
 
 def monai_line(config: Sequence[Path], overrides: Mapping[str, Any]) -> str:
-    """The `python -m monai.bundle run` line that does the same."""
+    """The `python -m monai.bundle run` line that does the same, or under `torchrun` the line of that."""
+    start = ["python"]
+    if world_size() > 1:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+        machines = [f"--nnodes={world_size() // here}"] if here < world_size() else []
+        start = ["torchrun", *machines, f"--nproc_per_node={here}"]
     words = [f"--{key}={value if isinstance(value, str) else repr(value)}" for key, value in overrides.items()]
     files = str(config[0]) if len(config) == 1 else str([str(path) for path in config])
-    return shlex.join(["python", "-m", "monai.bundle", "run", f"--config_file={files}", *words])
+    return shlex.join([*start, "-m", "monai.bundle", "run", f"--config_file={files}", *words])
