@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -111,13 +112,14 @@ def prepare(
     as_json: JsonOption = False,
 ) -> None:
     """Read an archive's folder into a store: RAS, HU, checked; what fails is listed with its reason."""
+    from volssl.bundle.next_step import pretraining_line
     from volssl.data import prepare as run
 
     summary = run(sources, store, modality=modality, patients=patients, key=key, workers=workers, oblique=oblique.value)
     say(str(summary))
     result(as_json, summary.as_dict())
     wrote(store / "manifest.parquet", store / "rejected.csv")
-    then(f"volssl pretrain swav --store {store} --out runs/swav")
+    then(pretraining_line(store))
 
 
 @app.command(epilog="Example: volssl inspect store --out store.html")
@@ -139,10 +141,11 @@ def inspect(
             typer.echo("\t".join(line))
     if out:
         from volssl.bundle.inspect import inspect_store
+        from volssl.bundle.next_step import pretraining_line
 
         page = inspect_store(store, out, sheet=sheet)
         wrote(page)
-        then(f"open {page} in a browser, or volssl pretrain swav --store {store} --out runs/swav")
+        then(f"open {page} in a browser, or {pretraining_line(store)}")
 
 
 @app.command(epilog="Example: volssl check store")
@@ -182,6 +185,7 @@ def split(
     as_json: JsonOption = False,
 ) -> None:
     """Print who is trained and tested on, by patient; with options, draw it: stratified, in folds, or as you say."""
+    from volssl.bundle.next_step import pretraining_line
     from volssl.data.split_store import split_store
 
     table = split_store(
@@ -196,7 +200,7 @@ def split(
     )
     say(str(table))
     result(as_json, table.as_dict())
-    then(f"volssl pretrain swav --store {store} --out runs/swav")
+    then(pretraining_line(store))
 
 
 @app.command(epilog="Example: volssl pretrain swav --store store --out runs/swav max_epochs=20 batch_size=8")
@@ -245,7 +249,9 @@ def estimate(
     found = run(method, store=store, words=overrides or [], labels=labels, preset=preset, steps=steps)
     say(str(found))
     result(as_json, found.as_dict())
-    then(f"volssl pretrain {method} --store {store} --out runs/{method}")
+    options = [*(["--labels", str(labels)] if labels else []), *(["--preset", preset] if preset else [])]
+    told = shlex.join([*options, *(overrides or [])])
+    then(f"volssl pretrain {method} --store {store} --out runs/{method} {told}".rstrip())
 
 
 @app.command(
@@ -253,7 +259,7 @@ def estimate(
     "--out runs/hemorrhage"
 )
 def finetune(
-    task: Annotated[str, typer.Argument(help="hemorrhage.")],
+    task: Annotated[str, typer.Argument(help="hemorrhage or classification.")],
     store: StoreOption,
     labels: LabelsOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
@@ -261,6 +267,9 @@ def finetune(
     encoder: Annotated[Path | None, typer.Option(help="A run or an encoder.pt; from scratch where left out.")] = None,
     mode: Annotated[str, typer.Option(help="full, or frozen: the encoder stays as it is.")] = "full",
     fraction: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the training patients to use.")] = 1.0,
+    target: Annotated[
+        str, typer.Option(help="Label columns of a classification: 0/1, classes or steps; several parted by commas.")
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Fine-tune a classifier on a store's labelled training patients."""
@@ -274,6 +283,7 @@ def finetune(
         encoder=encoder,
         mode=mode,
         fraction=fraction,
+        target=target,
         resume=resume,
         words=overrides or [],
     )
@@ -287,13 +297,17 @@ def evaluate(
     store: StoreOption,
     labels: LabelsOption,
     out: Annotated[Path, typer.Option(help="Folder for the figures and the page.")],
-    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="test, validation or train; all for a store of another site: every labelled patient.")
+    ] = "test",
+    by: Annotated[str, typer.Option(help="Subgroups, joined by commas: sex, age_band, scanner, site.")] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Score a classifier: AUC with a bootstrap interval by patient, operating point, figures, and a page to read."""
+    """Score a classifier: intervals by patient, operating points, calibration, subgroups, and a page to read."""
     from volssl.bundle.evaluate import evaluate_run, summary
 
-    metrics = evaluate_run(run, store=store, labels=labels, split=split, out=out)
+    groups = [name.strip() for name in by.split(",") if name.strip()]
+    metrics = evaluate_run(run, store=store, labels=labels, split=split, out=out, by=groups)
     console.print(summary(metrics))
     result(as_json, metrics)
     wrote(out / "report.html", out / "metrics.json", out / "predictions.parquet")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import typer.main
 
 import volssl
+from tests.data.sources import write_nifti
 from volssl import cli
 from volssl.data import Store
+from volssl.encoders import load_encoder
 
 Command = Callable[..., Any]
 COMMANDS = [
@@ -111,7 +115,29 @@ def test_an_estimate_names_time_memory_and_the_run_it_is_of(volssl_command: Comm
     assert isinstance(facts, dict)
     assert facts["volumes"] == Store.open(store).rows["split"].to_pylist().count("train")
     assert 0 < facts["step_s"] < 60
-    assert ends_with(answer, f"volssl pretrain swav --store {store}")
+    assert answer.lines[-1].startswith(f"next: volssl pretrain swav --store {store} --out runs/swav max_epochs=1 ")
+    assert shlex.split(answer.lines[-1])[-len(CROPS) :] == CROPS
+
+
+def test_what_is_suggested_of_a_store_of_mr_starts(volssl_command: Command, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for i in range(3):
+        noise = np.random.RandomState(i).gamma(2.0, 100.0, (28, 32, 12)).astype(np.float32)
+        write_nifti(tmp_path / "mr" / f"{i}.nii.gz", noise, np.diag([6.0, 6.0, 12.0, 1.0]))
+    write_nifti(tmp_path / "mr" / "copy.nii.gz", noise + 1, np.diag([6.0, 6.0, 12.0, 1.0]))
+    table = "study,patient,split\n" + "".join(f"{name},{name},train\n" for name in ("0", "1", "2", "copy"))
+    (tmp_path / "patients.csv").write_text(table)
+    given = ["--store", store, "--modality", "MR", "--patients", tmp_path / "patients.csv", "--workers", 1]
+    prepared = volssl_command("prepare", tmp_path / "mr", *given)
+    line = f"next: volssl pretrain swav --store {store} --out runs/swav modality=MR batch_size=3"
+    assert prepared.lines[-1] == line
+    assert volssl_command("split", store).lines[-1] == line
+    page = volssl_command("inspect", store, "--out", tmp_path / "page.html")
+    assert page.lines[-1].endswith(line.removeprefix("next: "))
+    words = shlex.split(line.removeprefix("next: volssl ").replace("runs/swav", str(tmp_path / "run")))
+    answer = volssl_command(*words, "max_epochs=1", "workers=0", *CROPS, "method::queue_length=0")
+    assert answer.code == 0
+    assert load_encoder(tmp_path / "run")[1].modality == "MR"
 
 
 def test_split_prints_the_table_and_draws_folds(

@@ -1,0 +1,28 @@
+"""The pretraining that a store is ready for, as the commands suggest it; without torch, for `prepare` has none."""
+
+from __future__ import annotations
+
+import importlib.resources
+from pathlib import Path
+
+import yaml
+
+from volssl.data import Store
+
+
+def pretraining_line(store: Path) -> str:
+    """`volssl pretrain swav …` with what it needs to start on this store: its modality, a batch that can be filled."""
+    config = importlib.resources.files("volssl.bundles") / "volume_pretraining" / "configs" / "base.yaml"
+    usual = yaml.safe_load(config.read_text(encoding="utf-8"))
+    rows = Store.open(store).columns("id", "modality", "split", "group").to_pandas()
+    words = []
+    modality = usual["modality"]
+    if modality not in set(rows["modality"]) and len(rows):
+        modality = rows["modality"].iloc[0]
+        words.append(f"modality={modality}")
+    group, in_training = rows["group"].fillna(rows["id"]), rows["split"] == "train"
+    # of near-duplicates one is taken, and none where another is in validation or test
+    volumes = set(group[in_training & (rows["modality"] == modality)]) - set(group[~in_training])
+    if 0 < len(volumes) < usual["batch_size"]:
+        words.append(f"batch_size={len(volumes)}")
+    return " ".join(["volssl pretrain swav --store", str(store), "--out runs/swav", *words])
