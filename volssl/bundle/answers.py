@@ -118,10 +118,10 @@ class AnswerWriter:
             raise UserError(f"{answered}, {len(failures)} studies could not be: {named}{more}")
 
     def show(self) -> None:
-        """Say each answer's key, its study as the user named it, and the probability for the volume."""
+        """Say each answer's key, its study as the user named it, and the probabilities for the volume."""
         for one in self.answers[:SHOWN]:
-            label, probability = next(iter(one.content["volume"].items()))
-            say(f"{one.path.stem}  {one.study}  {label} {probability:.3f}")
+            probabilities = "  ".join(f"{label} {value:.3f}" for label, value in one.content["volume"].items())
+            say(f"{one.path.stem}  {one.study}  {probabilities}")
         if len(self.answers) > SHOWN:
             tables = f"{self.output_dir / TABLE}, and {PATHS} beside it"
             say(f"and {len(self.answers) - SHOWN} more: {tables} says whose they are")
@@ -136,13 +136,13 @@ def answer(facts: BundleFacts, probabilities: Tensor, *, volume: Volume, info: B
         study: its key.
     """
     warnings = unlike_training(facts, volume, info)
-    first, *others = (float(value) for value in probabilities[: len(facts.labels)])
+    named = list(zip(facts.labels, probabilities[: len(facts.labels)].tolist(), strict=True))
     return {
         "notice": f"{RESEARCH} {ORIGINS[facts.simulated]}",
         "model": {"name": facts.name, "version": facts.version, "weights_sha256": facts.weights_sha256},
         "study": study,
-        "volume": {facts.labels[0]: first},
-        "types": dict(zip(facts.labels[1:], others, strict=True)),
+        "volume": dict(named[: facts.volume]),
+        "types": dict(named[facts.volume :]),
         "slices": slices(probabilities[len(facts.labels) :], volume, info) if facts.slices else [],
         "in_training_range": not warnings if facts.ranges else (None if not warnings else False),
         "warnings": warnings,
@@ -190,10 +190,9 @@ def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str
     steps = [
         f"{'×'.join(map(str, info.scan_shape))} voxels read as {volume.origin.source_format}",
         "axes turned to right, anterior, superior",
-        "values taken as Hounsfield units after slope and intercept",
-        "head found and boxed from its vertex, without landmarks"
-        if info.plausible
-        else "box placed, although no whole head was found",
+        *(["values taken as Hounsfield units after slope and intercept"] if windows else []),
+        placing(facts.box, info),
+        *([] if windows else ["values between the percentiles .5 and 99.5 of the foreground mapped to [0, 1]"]),
         *(f"window with center {center:g} and width {width:g} HU mapped to [0, 1]" for center, width in windows),
         f"box resampled to {grid} voxels, linear with antialiasing; 0 outside of the scan",
     ]
@@ -213,6 +212,15 @@ def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str
         "steps": steps,
         "notes": list(volume.notes),
     }
+
+
+def placing(box: str, info: BoxInfo) -> str:
+    """How the box was placed, in words."""
+    if box == "foreground":
+        return "box placed about the middle of what is not air"
+    if info.plausible:
+        return "head found and boxed from its vertex, without landmarks"
+    return "box placed, although no whole head was found"
 
 
 def table(answers: Sequence[Answer], refused: Sequence[tuple[str, str]], labels: Sequence[str]) -> str:

@@ -41,13 +41,14 @@ def model_card(recipe: str, facts: BundleFacts, figures: Mapping[str, Any] | Non
     """
     contract = facts.contract
     grid, spacing = "×".join(map(str, contract.grid)), "×".join(f"{mm:g}" for mm in contract.spacing_mm)
-    labels = ", ".join(facts.labels) + (
+    labels = ", ".join(f"`{label}`" if "=" in label else label for label in facts.labels) + (
         f", then the {facts.slices} slices of the grid from inferior to superior" * bool(facts.slices)
     )
     parts = {
         "status": f"{STATUS[facts.simulated]} **{RESEARCH}**",
         "data": f"{STATUS[facts.simulated]} The weights saw {patients} patients. {seen(facts)}\n\n{NO_DATA}",
-        "tensors": f"Input: one channel, {grid} voxels of {spacing} mm along right, anterior, superior.\n\n"
+        "tensors": f"Input: {counted(contract.channels)} of {contract.modality}, {grid} voxels of {spacing} mm along "
+        "right, anterior, superior.\n\n"
         f"Output: {len(facts.labels) + facts.slices} probabilities: {labels}.",
         "figures": figure_table(figures, facts.simulated),
     }
@@ -59,6 +60,11 @@ def model_card(recipe: str, facts: BundleFacts, figures: Mapping[str, Any] | Non
         start, stop = next(marked.finditer(recipe)).span()
         recipe = recipe[:start] + text + recipe[stop:]
     return recipe
+
+
+def counted(channels: int) -> str:
+    """`one channel`, or `3 channels`."""
+    return "one channel" if channels == 1 else f"{channels} channels"
 
 
 def seen(facts: BundleFacts) -> str:

@@ -37,6 +37,8 @@ from volssl.tensors import save_tensors
 
 PACKAGES = ("pytorch-ignite", "pydicom", "SimpleITK", "nibabel", "scikit-image")
 PLACES = ("dataset_dir", "labels", "output_dir", "encoder_path")  # keys of a run's config that name places
+FORMATS = {"CT": "hounsfield", "MR": "magnitude"}  # as MONAI's schema calls them
+SLICES = "slices"  # the output that has an entry for each slice of the grid
 COPIED = ("LICENSE", "configs/logging.conf")
 SAME = 1e-6  # largest difference between the network of the run and the bundle's
 
@@ -96,9 +98,11 @@ def facts_of(model: FineTuned, config: Mapping[str, Any], recipe: Path, *, sha25
         name=shipped["name"],
         version=shipped["version"],
         task=task.name,
-        labels=tuple(task.label_columns),
+        labels=tuple(name for name in task.output_names if name != SLICES),
+        volume=len(task.volume_outputs),
         slices=task.head_sizes["slices"],
         contract=task.contract,
+        box=task.box,
         weights_sha256=sha256,
         simulated=simulated,
         ranges=ranges,
@@ -143,6 +147,8 @@ def metadata_of(recipe: Path, facts: BundleFacts, figures: Mapping[str, Any] | N
         values["network_data_format"][side][name] for side, name in (("inputs", "image"), ("outputs", "pred"))
     )
     image["num_channels"] = facts.contract.channels
+    image["modality"], image["format"] = facts.contract.modality, FORMATS[facts.contract.modality]
+    image["channel_def"] = {str(index): "image" for index in range(facts.contract.channels)}
     image["spatial_shape"] = list(facts.contract.grid)
     pred["num_channels"] = len(columns)
     pred["channel_def"] = {str(index): name for index, name in enumerate(columns)}
@@ -167,8 +173,8 @@ def inference_config(text: str, model: FineTuned) -> str:
         "grid": list(task.contract.grid),
         "extent_mm": [mm * n for mm, n in zip(task.contract.spacing_mm, task.contract.grid, strict=True)],
         "window_hu": as_list(task.contract.window_hu or ()),
-        "types": task.head_sizes["types"],
         "slices": task.head_sizes["slices"],
+        **task.inference_values,
         "  encoder": {"_target_": f"volssl.encoders.{type(encoder).__name__}", **encoder.settings},
     }
     for key, value in values.items():

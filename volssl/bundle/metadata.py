@@ -57,8 +57,10 @@ class BundleFacts:
         name, version: of the bundle.
         task: as on the command line.
         labels: names of the network's columns for the whole volume; what is asked first stands first.
+        volume: how many of them are the answer for the volume; the others are of its types.
         slices: how many columns follow, one a slice of the grid from inferior to superior.
         contract: what the network is fed.
+        box: where that is cut from a scan, `head` or `foreground`.
         weights_sha256: of models/model.pt.
         simulated: whether the training data were simulated; None where nobody knows.
         ranges: of the training volumes; None where they were not at hand when the bundle was written.
@@ -68,8 +70,10 @@ class BundleFacts:
     version: str
     task: str
     labels: tuple[str, ...]
+    volume: int
     slices: int
     contract: InputContract
+    box: str
     weights_sha256: str
     simulated: bool | None
     ranges: TrainingRanges | None
@@ -80,7 +84,9 @@ class BundleFacts:
             "format": FORMAT,
             "task": self.task,
             "labels": list(self.labels),
+            "volume": self.volume,
             "slices": self.slices,
+            "box": self.box,
             "input_contract": self.contract.as_dict(),
             "weights_sha256": self.weights_sha256,
             "simulated_training_data": self.simulated,
@@ -126,7 +132,9 @@ def read_facts(bundle: Path) -> BundleFacts:
             version=str(values["version"]),
             task=str(section["task"]),
             labels=tuple(str(label) for label in section["labels"]),
+            volume=int(section["volume"]),
             slices=int(section["slices"]),
+            box=str(section["box"]),
             contract=InputContract.from_dict(section["input_contract"]),
             weights_sha256=str(section["weights_sha256"]),
             simulated=section["simulated_training_data"],

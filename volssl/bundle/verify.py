@@ -70,7 +70,23 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "use_v2": ANY,
         "checkpointing": ANY,
     },
-    "volssl.heads.TaskNetwork": {"encoder": ANY, "volume": ANY, "types": ANY, "slices": ANY, "dropout": ANY},
+    "volssl.heads.TaskNetwork": {
+        "encoder": ANY,
+        "volume": ANY,
+        "types": ANY,
+        "slices": ANY,
+        "dropout": ANY,
+        "flips": ANY,
+    },
+    "volssl.transforms.probabilities.Probabilitiesd": {"keys": "pred", "kinds": "@kinds", "sizes": "@sizes"},
+    "volssl.transforms.scan_box.ScanBoxd": {
+        "keys": "image",
+        "modality": "@modality",
+        "place": "@place",
+        "grid": "@grid",
+        "extent_mm": "@extent_mm",
+        "window_hu": "@window_hu",
+    },
     "volssl.transforms.head_box.HeadBoxd": {
         "keys": "image",
         "grid": "@grid",
@@ -142,14 +158,17 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> 
     """
     config, contract = checked.config, checked.facts.contract
     if math.prod(contract.grid) > LARGEST_INPUT:
-        raise UserError(f"{checked.root}: an input of {math.prod(contract.grid):.1e} voxels is no head box")
+        raise UserError(f"{checked.root}: an input of {math.prod(contract.grid):.1e} voxels is more than volssl makes")
     extent_mm = [mm * n for mm, n in zip(contract.spacing_mm, contract.grid, strict=True)]
     modality = config["dataset"].get("modality") if isinstance(config.get("dataset"), dict) else None
+    if modality == "@modality":
+        modality = config.get("modality")
     for name, fed, wanted in (
         ("grid", config.get("grid"), list(contract.grid)),
         ("extent_mm", config.get("extent_mm"), extent_mm),
         ("window_hu", config.get("window_hu"), as_list(contract.window_hu or ())),
         ("modality", modality, contract.modality),
+        ("place", config.get("place", "head"), checked.facts.box),
     ):
         if not same(fed, wanted):
             raise UserError(f"{checked.root}: {INFERENCE} feeds {name} {fed}, the weights were trained with {wanted}")

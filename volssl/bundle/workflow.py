@@ -25,10 +25,11 @@ from volssl.bundle.config import (
     stated,
 )
 from volssl.bundle.simulated import simulated_notice
+from volssl.bundle.targets import told_task
 from volssl.data import Store
 from volssl.encoders import encoder_like
 from volssl.engine.distributed import rank, world_size
-from volssl.errors import UserError, user_error_in
+from volssl.errors import UsageError, UserError, user_error_in
 from volssl.evaluation.history import read_history
 from volssl.evaluation.report import write_pretrain_report
 from volssl.files import write_text
@@ -37,7 +38,8 @@ from volssl.progress import say
 CONFIG = "config.yaml"
 MAY_CHANGE = ("dataset_dir", "output_dir", "encoder_path", "labels", "resume", "workers", "device", "checkpoint_steps")
 PRETRAINING = "volume_pretraining"
-TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification"}
+CLASSIFICATION = "classification"  # the task whose label columns the user names
+TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification", "classification": "volume_classification"}
 
 
 def pretrain(
@@ -77,10 +79,14 @@ def finetune(
     encoder: Path | None = None,
     mode: str = "full",
     fraction: float = 1.0,
+    target: str = "",
     resume: bool = False,
     words: Sequence[str] = (),
 ) -> None:
     """`volssl finetune`: run the train config of a task's bundle.
+
+    Args:
+        target: label columns of a classification, parted by commas.
 
     Raises:
         UserError: for a task or option that does not exist, labels that do not fit, or whatever stops the run.
@@ -94,6 +100,10 @@ def finetune(
         "mode": mode,
         "fraction": fraction,
     } | from_encoder(encoder, words)
+    if task == CLASSIFICATION:
+        given |= told_task(target, store=store, labels=labels, encoder=encoder, words=words)
+    elif target:
+        raise UsageError(f"--target {target}: {task} knows its columns; leave it out, or run {CLASSIFICATION}")
     run_training(bundle_config(TASK_BUNDLES[task], "train"), given=given, words=words, resume=resume)
     write_run_report(out, title=f"Fine-tuning: {task}", store=store)
 

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from volssl.data.keys import study_alias
+from volssl.data.label_classes import UNKNOWN, class_indices, class_names
 from volssl.data.manifest import Row
 from volssl.data.slice_labels import SLICE_COLUMNS, slice_indices
 from volssl.data.store import Store
-from volssl.data.user_table import read_texts
+from volssl.data.user_table import read_texts, required
 from volssl.errors import UserError
 from volssl.progress import say
 
 # Columns that hold text; every other column is a label or a measure, and must be numeric.
 TEXT_COLUMNS = ("study", "patient", "split", "sex", "age_band", "scanner", "site", *SLICE_COLUMNS)
-UNKNOWN = ("", "na", "n/a", "nan", "none", "null", "?")
 
 
-def join_labels(store: Store, csv: str | Path, required_columns: Sequence[str] = ()) -> pd.DataFrame:
+def join_labels(
+    store: Store,
+    csv: str | Path,
+    required_columns: Sequence[str] = (),
+    *,
+    classes: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
     """Join a label table to the volumes of a store, by the name of the study.
 
     The table is keyed by `study`: folder or file name, StudyInstanceUID or AccessionNumber. At most one column may mark
     slices: `slices` (indices counted from inferior), `slice_sops` (SOPInstanceUIDs) or `slice_positions_mm` (RAS z),
     each a list parted by `;`, blank where unknown.
+
+    Args:
+        required_columns: label columns that must be there.
+        classes: of columns that hold classes (`volssl.data.label_classes`): a cell becomes its class's index.
 
     Returns:
         One row a volume in both, in the order of the store, indexed by volume id. The columns are the table's, numbers
@@ -39,7 +48,7 @@ def join_labels(store: Store, csv: str | Path, required_columns: Sequence[str] =
     if not csv:
         raise UserError("labels are needed and no table is named: give --labels a CSV file keyed by `study`")
     path = Path(csv)
-    table = _read(path, required_columns)
+    table = _read(path, required_columns, classes or {})
     keys = table["study"].map(lambda name: study_alias(store.key, name))
     volumes = _volumes_by_name(store)
     found = [volumes.get(key, []) for key in keys]
@@ -53,13 +62,9 @@ def join_labels(store: Store, csv: str | Path, required_columns: Sequence[str] =
     return _joined(path, store.key, table, found)
 
 
-def _read(path: Path, required_columns: Sequence[str]) -> pd.DataFrame:
+def _read(path: Path, required_columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     table = read_texts(path, "label")
-    for column in ("study", *required_columns):
-        if column not in table:
-            nearest = difflib.get_close_matches(column, table.columns, n=1, cutoff=0.5)
-            hint = f"is {nearest[0]!r} meant" if nearest else f"it has {', '.join(table.columns)}"
-            raise UserError(f"{path} has no column {column!r}: {hint}")
+    required(path, table, ("study", *required_columns, *classes))
     marks = [column for column in SLICE_COLUMNS if column in table]
     if len(marks) > 1:
         raise UserError(f"{path} marks slices in {' and '.join(marks)}: leave one of these columns")
@@ -67,7 +72,9 @@ def _read(path: Path, required_columns: Sequence[str]) -> pd.DataFrame:
     if blank.any():
         raise UserError(f"{path}: line {int(blank.argmax()) + 2} names no study")
     for column in table.columns:
-        if column not in TEXT_COLUMNS and (column in required_columns or _is_numeric(table[column])):
+        if column in classes:
+            table[column] = class_indices(path, table[column], class_names(column, classes[column]))
+        elif column not in TEXT_COLUMNS and (column in required_columns or _is_numeric(table[column])):
             table[column] = _numbers(path, table[column])
     return table
 

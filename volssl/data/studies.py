@@ -17,6 +17,7 @@ from volssl.data import checks
 from volssl.data.crew import Crew, quiet_libraries
 from volssl.data.dicom.series import Series
 from volssl.data.discovery import discover
+from volssl.data.manifest import intensities
 from volssl.data.sources import Refused, Source, gather
 from volssl.data.unforeseen import unforeseen
 from volssl.data.volume import RefusedError, Volume
@@ -54,16 +55,17 @@ class Failure:
 
 
 class Studies(IterableDataset[dict[str, Any]]):
-    """Yields one batch a volume: `image` (1, 1, *grid), what the transform left beside it, `study`, `volume`, `place`.
+    """Yields one batch a volume: `image` (1, channels, *grid), what the transform left beside it, `study`, `volume`, `place`.
 
-    `place` counts the volumes of a study from 0.
+    `place` counts the volumes of a study from 0. `foreground` and `intensity` are as in a store's manifest.
 
     The headers are read first, the voxels of a volume when its turn comes. A study that cannot be read, is of another
     modality, or fails in the transform stops no other: it stands in `failures` once the iteration has passed it.
 
     Args:
         data: a folder with studies in it, a study, or several of either.
-        transform: from a dictionary with `image`, a MetaTensor (1, R, A, S) in RAS, HU for CT.
+        transform: from a dictionary with `image`, a MetaTensor (1, R, A, S) in RAS, HU for CT, `foreground` and
+            `intensity`.
         modality: what the network was trained on; another is refused.
         files_modality: `CT` or `MR`, what the files are that do not say it; None tells it from the values.
 
@@ -96,7 +98,7 @@ class Studies(IterableDataset[dict[str, Any]]):
                 continue
             for place, volume in enumerate(volumes):
                 try:
-                    sample = self.transform({"image": as_image(volume)})
+                    sample = self.transform({"image": as_image(volume), **described(volume)})
                 # MONAI's Compose makes a RuntimeError of whatever a transform raises
                 except (RuntimeError, ValueError, MemoryError) as error:
                     self.failures.append(Failure(study, first_line(error.__cause__ or error)))
@@ -198,6 +200,14 @@ def checked(source: Source, modality: str | None = None) -> Volume:
 def as_image(volume: Volume) -> MetaTensor:
     """A volume as MONAI's (1, R, A, S)."""
     return MetaTensor(torch.from_numpy(volume.array[np.newaxis]), affine=torch.from_numpy(volume.affine))
+
+
+def described(volume: Volume) -> dict[str, Any]:
+    """What a store's manifest says of a volume and a box is placed and scaled by: `foreground` and `intensity`."""
+    modality = volume.modality or ""
+    box = checks.foreground(volume.array, modality)
+    found = intensities(volume.array, box, modality)
+    return {"foreground": box, "intensity": (found["intensity_low"], found["intensity_high"])}
 
 
 def shared_folder(one: Path, other: Path) -> Path:

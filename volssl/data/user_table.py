@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -27,3 +29,17 @@ def read_texts(path: Path, kind: str) -> pd.DataFrame:
         raise UserError(f"{path} cannot be read as a table ({what}): give --{kind}s a CSV file") from error
     table.columns = table.columns.str.strip()
     return table.apply(lambda column: column.str.strip())
+
+
+def required(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> Sequence[str]:
+    """The columns, where the table has them all.
+
+    Raises:
+        UserError: one is missing; the nearest is suggested.
+    """
+    for column in columns:
+        if column not in table:
+            nearest = difflib.get_close_matches(column, table.columns, n=1, cutoff=0.5)
+            hint = f"is {nearest[0]!r} meant" if nearest else f"it has {', '.join(table.columns)}"
+            raise UserError(f"{path} has no column {column!r}: {hint}")
+    return columns

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from volssl.contract import InputContract
+from volssl.errors import UserError
 from volssl.transforms.head_box import BoxInfo
 from volssl.views.base import Scan
 
@@ -24,19 +27,25 @@ class Task(ABC):
     Attributes:
         name: as on the command line.
         label_columns: columns that the label table must have.
+        label_classes: of columns that hold classes, what they are; the joined table has their indices.
         head_sizes: arguments of `TaskNetwork`, how many columns of each kind.
         output_names: keys of `predictions`, the one that matters most first.
+        volume_outputs: those of them that are the answer for the volume; the others but `slices` are of its types.
         contract: what the network is fed.
-        selection: output and metric by which the best epoch is chosen, on validation.
+        box: where the input is cut from a scan: `head` or `foreground`, see `volssl.transforms.scan_box`.
+        selection: output that matters most, and the metric by which the best epoch is chosen, on validation.
         metrics: figures reported for each output.
         operating_points: rules by which a threshold is chosen on validation.
     """
 
     name: str
     label_columns: tuple[str, ...]
+    label_classes: Mapping[str, tuple[str, ...]] = {}
     head_sizes: dict[str, int]
     output_names: tuple[str, ...]
+    volume_outputs: tuple[str, ...]
     contract: InputContract
+    box: str = "head"
     selection: tuple[str, str]
     metrics: tuple[str, ...] = ("auc", "average_precision", "brier", "sensitivity", "specificity")
     operating_points: tuple[str, ...] = ("sensitivity and specificity equal",)
@@ -57,9 +66,35 @@ class Task(ABC):
     def predictions(self, logits: Tensor) -> dict[str, Tensor]:
         """(B, T) -> for each of `output_names` probabilities, (B,) or (B, entries)."""
 
+    @property
+    def inference_values(self) -> dict[str, Any]:
+        """Entries of the bundle's inference config that this task alone has, as plain values."""
+        return {}
+
+    @property
+    def selected_outputs(self) -> tuple[str, ...]:
+        """The outputs whose mean figure chooses the best epoch: that of `selection`, where a task does not say more."""
+        return (self.selection[0],)
+
+    def strata(self, labels: pd.DataFrame) -> pd.Series:
+        """The class of each study by which classes are balanced: the first label; NaN where it is unknown."""
+        return labels[self.label_columns[0]]
+
     @abstractmethod
     def check_labels(self, labels: pd.DataFrame) -> None:
         """Raise a UserError where the labels of the training patients cannot train this task."""
+
+    @abstractmethod
+    def check_validation(self, labels: pd.DataFrame) -> None:
+        """Raise a UserError where the best epoch cannot be chosen by the labels of the validation patients."""
+
+    def refuse_validation(self, labels: pd.DataFrame, columns: str) -> None:
+        """The error for validation labels of one class."""
+        known = labels[list(self.label_columns)].notna().any(axis=1).sum()
+        raise UserError(
+            f"labels: the {known} labelled validation studies are all of one class in {columns}; the best epoch is "
+            f"chosen on them: spread the classes with volssl split --stratify {self.label_columns[0]}, or label more"
+        )
 
 
 def masked_bce(logits: Tensor, targets: Tensor, *, positive_weight: float = 1.0) -> Tensor:

@@ -15,7 +15,7 @@ from volssl.tensors import load_tensors, save_tensors
 from volssl.transforms.head_box import BoxInfo
 from volssl.views.base import Scan
 
-VERSION = 1  # count up when preprocessing changes, so that old files are passed over
+VERSION = 2  # count up when preprocessing changes, so that old files are passed over
 
 Entry = tuple[Tensor, BoxInfo]
 
@@ -66,7 +66,7 @@ class BoxCache:
 
 def cache_key(scan: Scan, task: Task) -> str:
     """Names the scan and all that its preprocessing depends on."""
-    settings = {"version": VERSION, "task": task.name, "contract": task.contract.as_dict()}
+    settings = {"version": VERSION, "task": task.name, "box": task.box, "contract": task.contract.as_dict()}
     geometry = {"shape": list(scan.shape), "spacing_mm": list(scan.spacing_mm)}
     digest = hashlib.sha256(json.dumps(settings | geometry, sort_keys=True).encode()).hexdigest()
     return f"{scan.id}-{digest[:12]}"

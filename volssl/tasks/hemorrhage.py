@@ -12,13 +12,12 @@ from torch import Tensor
 from volssl.contract import InputContract
 from volssl.errors import UserError
 from volssl.tasks.base import Losses, Task, masked_bce
-from volssl.tasks.slices import grid_slice_labels
+from volssl.tasks.slices import check_slices, slice_targets
 from volssl.transforms.head_box import BLOOD_WINDOW_HU, EXTENT_MM, PAPER_GRID, BoxInfo, Millimetres, Size, head_box
 from volssl.transforms.window import Windows, window_pairs
 from volssl.views.base import Scan
 
 TYPES = ("subarachnoid", "subdural", "epidural", "intraventricular", "intraparenchymal")
-SLICES = "slice_indices"  # column of the joined table: a list of the scan's positive slices, or None
 
 
 class Hemorrhage(Task):
@@ -56,6 +55,7 @@ class Hemorrhage(Task):
         self.weights, self.positive_weights = tuple(weights), tuple(positive_weights)
         self.head_sizes = {"volume": 1, "types": len(self.types), "slices": self.grid[2] if slices else 0}
         self.label_columns = ("hemorrhage", *self.types)
+        self.volume_outputs = ("hemorrhage",)
         self.output_names = ("hemorrhage", *self.types, *(("slices",) if slices else ()))
         spacing = [mm / n for mm, n in zip(self.extent_mm, self.grid, strict=True)]
         self.contract = InputContract(
@@ -64,6 +64,11 @@ class Hemorrhage(Task):
             spacing_mm=(spacing[0], spacing[1], spacing[2]),
             grid=self.grid,
         )
+
+    @property
+    def inference_values(self) -> dict[str, Any]:
+        """How many types the network answers for."""
+        return {"types": len(self.types)}
 
     def preprocess(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
         """The head box of a scan: (channels, *grid) float32 in [0, 1].
@@ -80,12 +85,12 @@ class Hemorrhage(Task):
     def targets(self, row: pd.Series, info: BoxInfo) -> Tensor:
         """(T,) of 0, 1 and NaN. A volume known to be negative is negative in every type and slice, whatever is blank.
 
-        Slices of the grid outside of the scan are unknown, as are those of a positive volume without a slice label;
-        `grid_slice_labels` says how the others are brought to the grid.
+        Slices of a positive volume without a slice label are unknown (`slice_targets`).
         """
         negative = row["hemorrhage"] == 0
         volume = [row["hemorrhage"], *(0.0 if negative and pd.isna(row[name]) else row[name] for name in self.types)]
-        return torch.from_numpy(np.array([*volume, *self._slice_targets(row, info, negative)], dtype=np.float32))
+        slices = slice_targets(row, info, negative=negative) if self.head_sizes["slices"] else ()
+        return torch.from_numpy(np.array([*volume, *slices], dtype=np.float32))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Losses:
         """Weighted sum of the groups' masked cross-entropies, `loss`; its parts are `loss_volume` and so on."""
@@ -129,26 +134,9 @@ class Hemorrhage(Task):
             if (negatives[name] == 1).any():
                 raise UserError(f"labels: {int((negatives[name] == 1).sum())} studies with hemorrhage 0 have {name} 1")
         if self.head_sizes["slices"]:
-            self._check_slices(labels[labels["hemorrhage"] == 1], negatives)
+            check_slices(labels, "hemorrhage")
 
-    def _check_slices(self, positives: pd.DataFrame, negatives: pd.DataFrame) -> None:
-        known = [_known_slices(row.get(SLICES)) for _, row in positives.iterrows()]
-        if not any(known):
-            raise UserError(
-                "labels: no positive study has slice labels (a column slices, slice_sops or slice_positions_mm); add "
-                "one, or train without them: task::slices=false"
-            )
-        if any(_known_slices(row.get(SLICES)) for _, row in negatives.iterrows()):
-            raise UserError("labels: a study with hemorrhage 0 has positive slices; correct the one or the other")
-
-    def _slice_targets(self, row: pd.Series, info: BoxInfo, negative: bool) -> np.ndarray:
-        if not self.head_sizes["slices"]:
-            return np.empty(0, np.float32)
-        positive = [] if negative else _known_slices(row.get(SLICES))
-        unknown = not negative and not positive
-        return np.full(info.grid[2], np.nan, np.float32) if unknown else grid_slice_labels(positive, info)
-
-
-def _known_slices(cell: Any) -> list[int]:
-    """A cell of `slice_indices` -> its indices; none where the cell is blank (None, NaN or an empty list)."""
-    return [int(index) for index in cell] if isinstance(cell, list | tuple | np.ndarray) else []
+    def check_validation(self, labels: pd.DataFrame) -> None:
+        """Raise a UserError where `hemorrhage` is of one class among the validation studies."""
+        if labels["hemorrhage"].nunique() < 2:
+            self.refuse_validation(labels, "hemorrhage")

@@ -14,6 +14,8 @@ from volssl.tasks.base import Task
 from volssl.tasks.views import TaskViews
 from volssl.views.base import Scan
 
+END = 1e4  # a logit as good as infinite
+
 
 @torch.no_grad()
 def predict_table(network: nn.Module, scans: Sequence[Scan], views: TaskViews, *, batch_size: int = 16) -> pd.DataFrame:
@@ -47,11 +49,14 @@ def predict_table(network: nn.Module, scans: Sequence[Scan], views: TaskViews, *
 
 
 def labels_of(task: Task, samples: Sequence[dict[str, Tensor]]) -> list[dict[str, object]]:
-    """The targets of a batch by output: a target of 0 or 1 is its own probability, through the logit's two ends."""
+    """The targets of a batch by output: a target of 0 or 1 is its own probability, through the logit's two ends.
+
+    The ends are finite, since among classes infinities have no difference; float32 makes 0 and 1 of them all the same.
+    """
     if "target" not in samples[0]:
         return [{} for _ in samples]
     targets = torch.stack([sample["target"] for sample in samples])
-    ends = torch.where(targets > 0.5, torch.inf, -torch.inf)
+    ends = torch.where(targets > 0.5, END, -END)
     known = task.predictions(torch.where(torch.isnan(targets), torch.nan, ends))
     return columns("y", known, len(samples))
 

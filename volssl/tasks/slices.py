@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from volssl.errors import UserError
 from volssl.transforms.head_box import BoxInfo
 
+SLICES = "slice_indices"  # column of the joined table: a list of the scan's positive slices, or None
 LEAST_OVERLAP = 0.25  # of the thinner of the two slices, below which a touch does not count
 
 
@@ -38,3 +42,35 @@ def grid_slice_labels(positive: Collection[int], info: BoxInfo) -> np.ndarray:
     labels = np.any(touched[:, sorted(positive)], axis=1)
     known = labels | (overlap.sum(axis=1) >= thickness / 2)
     return np.where(known, labels, np.nan).astype(np.float32)
+
+
+def slice_targets(row: pd.Series, info: BoxInfo, *, negative: bool) -> np.ndarray:
+    """(grid S,) float32 of 0, 1 and NaN: a negative volume is negative in every slice, whatever is blank.
+
+    Slices of the grid outside of the scan are unknown, as are those of a positive volume without a slice label.
+    """
+    positive = [] if negative else known_slices(row.get(SLICES))
+    unknown = not negative and not positive
+    return np.full(info.grid[2], np.nan, np.float32) if unknown else grid_slice_labels(positive, info)
+
+
+def check_slices(labels: pd.DataFrame, column: str) -> None:
+    """Raise a UserError where no positive study has slice labels, or a negative one has.
+
+    Args:
+        labels: of the training patients.
+        column: of 0 and 1, the volume's label.
+    """
+    positives, negatives = labels[labels[column] == 1], labels[labels[column] == 0]
+    if not any(known_slices(row.get(SLICES)) for _, row in positives.iterrows()):
+        raise UserError(
+            "labels: no positive study has slice labels (a column slices, slice_sops or slice_positions_mm); add "
+            "one, or train without them: task::slices=false for hemorrhage, task::level=volume for classification"
+        )
+    if any(known_slices(row.get(SLICES)) for _, row in negatives.iterrows()):
+        raise UserError(f"labels: a study with {column} 0 has positive slices; correct the one or the other")
+
+
+def known_slices(cell: Any) -> list[int]:
+    """A cell of `slice_indices` -> its indices; none where the cell is blank (None, NaN or an empty list)."""
+    return [int(index) for index in cell] if isinstance(cell, list | tuple | np.ndarray) else []
