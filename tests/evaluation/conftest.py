@@ -20,6 +20,8 @@ def invented(split: str, seed: int, patients: int = 40) -> pd.DataFrame:
                 "id": f"{split}-{index:04d}-and-more",
                 "patient": f"{split}-{index // 2}",
                 "split": split,
+                "sex": ("F", "M")[index // 2 % 2],
+                "age_band": None if index // 2 == 3 else "80+" if index < 8 else "40-59",
                 "y_hemorrhage": float(positive),
                 "p_hemorrhage": 1 / (1 + np.exp(-rng.normal(1.5 * positive))),
                 "y_subdural": float(positive and subdural),

@@ -113,6 +113,7 @@ def test_one_class_has_no_interval_but_a_reason() -> None:
         "n_patients": 2,
         "level": 0.95,
         "reason": "all 2 labelled cases are negative",
+        "left_out": 0,
     }
     assert str(interval) == "undefined (all 2 labelled cases are negative)"
 

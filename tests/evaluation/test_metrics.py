@@ -7,16 +7,20 @@ import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from volssl.evaluation.metrics import (
+    AT_A_THRESHOLD,
+    at_threshold,
     average_precision,
     brier_score,
     checked_labels,
     confusion,
-    equal_point,
+    npv,
+    ppv,
     roc_auc,
     sensitivity,
     specificity,
     why_undefined,
 )
+from volssl.evaluation.operating_points import equal_point
 
 # Hanley and McNeil 1982, table I: one reader's ratings 1 to 5 of 58 normal and 51 abnormal CT images; area .893.
 NORMAL, ABNORMAL = (33, 6, 6, 11, 2), (3, 2, 2, 11, 33)
@@ -69,17 +73,20 @@ def test_leading_cases_without_weight_change_no_figure() -> None:
 
 def test_at_rating_four_the_reader_finds_44_of_51_and_clears_45_of_58() -> None:
     counts = confusion(HANLEY_Y, HANLEY_SCORE, threshold=4)
-    assert (counts.tp, counts.fn, counts.tn, counts.fp) == (44, 7, 45, 13)
-    assert float(sensitivity(HANLEY_Y, HANLEY_SCORE, threshold=4)) == pytest.approx(44 / 51)
-    assert float(specificity(HANLEY_Y, HANLEY_SCORE, threshold=4)) == pytest.approx(45 / 58)
+    assert counts.as_json() == {"tp": 44, "fp": 13, "tn": 45, "fn": 7}
+    assert float(sensitivity(counts)) == pytest.approx(44 / 51)
+    assert float(specificity(counts)) == pytest.approx(45 / 58)
+    assert float(ppv(counts)) == pytest.approx(44 / 57)
+    assert float(npv(counts)) == pytest.approx(45 / 52)
 
 
 def test_weights_count_as_repeated_cases() -> None:
     y, score, weights = weighted_cases(decimals=1)
     times = weights[0].astype(int)
     repeated = np.repeat(y, times), np.repeat(score, times)
-    for metric in (sensitivity, specificity):
-        assert float(metric(y, score, weights[0], threshold=0.5)) == pytest.approx(metric(*repeated, threshold=0.5))
+    for figure, _ in AT_A_THRESHOLD.values():
+        metric = at_threshold(figure, 0.5)
+        assert float(metric(y, score, weights[0])) == pytest.approx(float(metric(*repeated)), abs=1e-12)
 
 
 def test_sensitivity_and_specificity_meet_at_rating_four() -> None:
@@ -96,8 +103,8 @@ def test_a_missing_class_gives_no_number_and_a_reason() -> None:
     negative, score = np.zeros(3), np.array([0.1, 0.2, 0.3])
     assert np.isnan(roc_auc(negative, score))
     assert np.isnan(average_precision(negative, score))
-    assert np.isnan(sensitivity(negative, score, threshold=0.2))
-    assert float(specificity(negative, score, threshold=0.2)) == pytest.approx(1 / 3)
+    assert np.isnan(sensitivity(confusion(negative, score, threshold=0.2)))
+    assert float(specificity(confusion(negative, score, threshold=0.2))) == pytest.approx(1 / 3)
     assert np.isnan(equal_point(negative, score))
     assert why_undefined(negative) == "all 3 labelled cases are negative"
     assert why_undefined(1 - negative) == "all 3 labelled cases are positive"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from volssl.evaluation.metrics import equal_point
+from volssl.evaluation.operating_points import equal_point
 from volssl.evaluation.predictions import cases_of, evaluate_predictions, write_metrics_json
 
 OUTPUTS = ("hemorrhage", "subdural", "slices")
@@ -36,7 +36,7 @@ def test_slices_are_counted_one_by_one_and_grouped_by_patient(predictions) -> No
 
 def test_the_threshold_of_validation_is_applied_unchanged(predictions, validation) -> None:
     result = evaluate_predictions(predictions, outputs=["hemorrhage"], validation=validation, resamples=20)
-    point = result["outputs"]["hemorrhage"]["operating_point"]
+    point = result["outputs"]["hemorrhage"]["operating_points"]["equal"]
     expected = equal_point(validation["y_hemorrhage"].to_numpy(), validation["p_hemorrhage"].to_numpy())
     called, positive = predictions["p_hemorrhage"] >= expected, predictions["y_hemorrhage"] == 1
     assert (point["threshold"], point["chosen_on"]) == (expected, "validation")
@@ -49,7 +49,7 @@ def test_the_threshold_of_validation_is_applied_unchanged(predictions, validatio
 def test_a_threshold_chosen_on_the_evaluated_cases_says_so(predictions, validation, with_useless_validation) -> None:
     held_out = validation.assign(y_hemorrhage=0.0) if with_useless_validation else None
     result = evaluate_predictions(predictions, outputs=["hemorrhage"], validation=held_out, resamples=20)
-    assert result["outputs"]["hemorrhage"]["operating_point"]["chosen_on"] == "the evaluated cases themselves"
+    assert result["outputs"]["hemorrhage"]["operating_points"]["equal"]["chosen_on"] == "the evaluated cases themselves"
 
 
 def test_a_missing_label_drops_its_study_from_that_output_alone(predictions) -> None:
@@ -64,7 +64,7 @@ def test_an_output_of_one_class_has_a_reason_and_the_others_their_figures(predic
     result = evaluate_predictions(predictions, outputs=OUTPUTS, resamples=20)["outputs"]
     assert result["subdural"]["metrics"]["auc"]["value"] is None
     assert result["subdural"]["reason"] == "all 80 labelled cases are negative"
-    assert result["subdural"]["operating_point"] is None
+    assert result["subdural"]["operating_points"] == {}
     assert result["hemorrhage"]["reason"] is None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,15 +24,19 @@ from volssl.data import Store, join_labels, refuse_seen
 from volssl.data.training import sides
 from volssl.encoders.weights import load_weights
 from volssl.errors import UserError
+from volssl.evaluation.evaluation_page import write_report
+from volssl.evaluation.page import number
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
-from volssl.evaluation.report import write_report
 from volssl.evaluation.validation import MODEL
 from volssl.files import write_atomically
+from volssl.progress import say
 from volssl.tasks import BoxCache, Task, TaskViews
 from volssl.tasks.inference import predict_table
 from volssl.tensors import load_tensors
 
 SUBGROUPS = ("sex", "age_band", "scanner", "site")
+SPLITS = ("test", "validation", "train", "all")
+VALIDATION = "validation.parquet"  # in the run: what thresholds are chosen on, when its own store is not at hand
 
 
 @dataclass(frozen=True)
@@ -65,46 +71,63 @@ def load_run(run: Path) -> FineTuned:
     return FineTuned(task=task, network=network.eval(), facts=facts, fold=parser.get("fold"))
 
 
-def evaluate_run(run: Path, *, store: Path, labels: Path, split: str, out: Path) -> dict[str, Any]:
+def evaluate_run(
+    run: Path, *, store: Path, labels: Path, split: str, out: Path, by: Sequence[str] = ()
+) -> dict[str, Any]:
     """Predict the labelled studies of a split, and write predictions.parquet, metrics.json, figures and report.html.
 
-    Thresholds are chosen on the validation patients where the split is another.
+    Thresholds and temperatures are chosen on the run's validation patients, where the split is another: on those of
+    `store` where it is the run's own, else as `validation_of_run` finds them.
+
+    Args:
+        split: `test`, `validation` or `train`; or `all`, every labelled patient of a store of another site.
+        by: columns of `SUBGROUPS` whose groups are told apart.
 
     Returns:
-        The figures of `evaluate_predictions`.
+        The figures of `evaluate_predictions`; `external` says that training saw nobody of the store.
 
     Raises:
         UserError: for a folder without a run, labels that do not fit, an empty split, or patients that training saw.
     """
+    check_words(split, by)
     model = load_run(run)
     opened = Store.open(store)
-    table = join_labels(opened, labels, model.task.label_columns)
-    if split not in ("train", "validation", "test"):
-        raise UserError(f"split {split}: unknown; choose test, validation or train")
+    table = labels_for(model.task, opened, labels)
+    own = not set(opened.columns("patient")["patient"].to_pylist()).isdisjoint(model.facts["patients"])
+    fold = model.fold if own else None
     if split != "train":
-        refuse_seen(store, table.index, model.facts["patients"], fold=model.fold)
+        refuse_patients(model, store, table, split, fold)
     views = TaskViews(model.task, table, cache=BoxCache())
-    predictions = predict_split(model, opened, table, views, split)
+    predictions = predict_split(model, opened, table, views, split, fold)
     if predictions.empty:
-        raise UserError(f"{store}: no labelled volume of a {split} patient; there is nothing to evaluate")
-    validation = predict_split(model, opened, table, views, "validation") if split == "test" else None
-    outputs = list(model.task.output_names)
-    if validation is not None and validation.empty:
-        validation = None
-    metrics = evaluate_predictions(predictions, outputs=outputs, validation=validation)
-    metrics["model_sha256"] = hashlib.sha256((run / MODEL).read_bytes()).hexdigest()
+        whose = "any" if split == "all" else f"a {split}"
+        raise UserError(f"{store}: no labelled volume of {whose} patient; there is nothing to evaluate")
+    validation = None
+    if own and split in ("test", "all"):
+        validation = predict_split(model, opened, table, views, "validation", fold)
+        keep_validation(run, validation)
+    elif not own:
+        validation = validation_of_run(run, model)
+    metrics = evaluate_predictions(
+        predictions,
+        outputs=list(model.task.output_names),
+        validation=without(predictions, validation, store=store),
+        by=by,
+    )
+    metrics |= {"model_sha256": weights_hash(run), "external": not own}
     out.mkdir(parents=True, exist_ok=True)
     write_parquet(predictions, out / "predictions.parquet")
     write_metrics_json(metrics, out / "metrics.json")
+    auc = model.facts["validation_auc"]
     write_report(
         out,
         predictions,
         metrics,
-        title=f"{model.task.name.capitalize()}: {split} patients",
+        title=f"{model.task.name.capitalize()}: {split} patients{'' if own else ' of another store'}",
         facts={
             "Chosen epoch": str(model.facts["epoch"]),
-            "Validation AUC of that epoch": f"{model.facts['validation_auc']:.3f}",
-            "Patients seen in training": str(len(model.facts["patients"])),
+            "Validation AUC of that epoch": number(auc if math.isfinite(auc) else None),
+            "Patients seen in training": f"{len(model.facts['patients']):,}",
         },
         simulated=simulated_notice(opened),
         image_of=lambda volume_id: views.preprocessed(opened.scan(volume_id))[0][0].numpy(),
@@ -112,12 +135,50 @@ def evaluate_run(run: Path, *, store: Path, labels: Path, split: str, out: Path)
     return metrics
 
 
-def predict_split(model: FineTuned, store: Store, table: pd.DataFrame, views: TaskViews, split: str) -> pd.DataFrame:
+def check_words(split: str, by: Sequence[str]) -> None:
+    """Raise a UserError for a split or a subgroup that does not exist."""
+    if split not in SPLITS:
+        raise UserError(f"split {split}: unknown; choose {', '.join(SPLITS)}")
+    for name in by:
+        if name not in SUBGROUPS:
+            raise UserError(f"--by {name}: unknown; choose from {', '.join(SUBGROUPS)}")
+
+
+def labels_for(task: Task, store: Store, labels: str | Path) -> pd.DataFrame:
+    """The label table of a task, joined to a store.
+
+    Raises:
+        UserError: it does not fit, or holds other than 0 and 1 where the task asks yes or no.
+    """
+    table = join_labels(store, labels, task.label_columns, classes=task.label_classes)
+    for column in task.label_columns:
+        strange = table[column].dropna().loc[lambda known: ~known.isin((0, 1))]
+        if len(strange) and column not in task.label_classes:
+            raise UserError(f"{labels}: {column} holds {strange.iloc[0]:g}; write 0, 1, or leave it blank")
+    return table
+
+
+def refuse_patients(model: FineTuned, store: Path, table: pd.DataFrame, split: str, fold: int | None) -> None:
+    """Raise a UserError where a patient who is to be evaluated was seen in training."""
+    if split != "all":
+        refuse_seen(store, table.index, model.facts["patients"], fold=fold)
+        return
+    seen = sorted(set(table["patient"]) & set(model.facts["patients"]))
+    if seen:
+        raise UserError(
+            f"{store}: {len(seen)} labelled patients were seen in training (first: {seen[0]}); --split all is for a "
+            "store of other patients. Evaluate the run's own store with --split test"
+        )
+
+
+def predict_split(
+    model: FineTuned, store: Store, table: pd.DataFrame, views: TaskViews, split: str, fold: int | None
+) -> pd.DataFrame:
     """The table of predictions of a split's labelled volumes, with their patients and subgroups."""
     known = set(table.index)
     kept = ["id", "patient", *(name for name in SUBGROUPS if name in store.rows.column_names)]
     rows = store.rows.select(kept).to_pandas()
-    rows["split"] = sides(store, model.fold).to_pandas()
+    rows["split"] = "all" if split == "all" else sides(store, fold).to_pandas()
     rows = rows[(rows["split"] == split) & rows["id"].isin(known)].sort_values("id")
     if rows.empty:
         return rows
@@ -125,23 +186,87 @@ def predict_split(model: FineTuned, store: Store, table: pd.DataFrame, views: Ta
     return rows.merge(answers, on="id", validate="one_to_one")
 
 
-def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Write a table atomically; its rows hold keyed hashes, no raw id."""
+def keep_validation(run: Path, validation: pd.DataFrame) -> None:
+    """Leave the predictions of the validation patients in the run: thresholds for a store of another site.
+
+    A run in a folder that may not be written is evaluated all the same, and what is missing is said.
+    """
+    if validation.empty:
+        return
+    try:
+        write_parquet(validation, run / VALIDATION, model_sha256=weights_hash(run))
+    except PermissionError:
+        say(f"{run / VALIDATION}: may not be written; a store of another site will need this one for its thresholds")
+
+
+def validation_of_run(run: Path, model: FineTuned) -> pd.DataFrame | None:
+    """Predictions of the run's validation patients, for thresholds away from its store; None where there is no way.
+
+    They are those that an evaluation left in the run, if it was of the same weights; else they are made from the store
+    and the labels that the run's config names.
+    """
+    if (run / VALIDATION).is_file():
+        kept = pq.read_table(run / VALIDATION)
+        if (kept.schema.metadata or {}).get(b"model_sha256", b"").decode() == weights_hash(run):
+            return kept.to_pandas()
+    config = read_config(run / CONFIG)
+    try:
+        store = Store.open(config["dataset_dir"])
+        table = labels_for(model.task, store, config["labels"])
+        views = TaskViews(model.task, table, cache=BoxCache())
+        return predict_split(model, store, table, views, "validation", model.fold)
+    except UserError as error:
+        say(f"no thresholds from the run's validation patients: {error}; evaluate the run on its own store first")
+        return None
+
+
+def without(predictions: pd.DataFrame, validation: pd.DataFrame | None, *, store: Path) -> pd.DataFrame | None:
+    """The validation patients, None where there are none.
+
+    Raises:
+        UserError: one of them is to be evaluated.
+    """
+    if validation is None or validation.empty:
+        return None
+    both = sorted(set(predictions["patient"]) & set(validation["patient"]))
+    if both:
+        raise UserError(
+            f"{store}: {len(both)} patients chose the run's epoch and thresholds (first: {both[0]}); what they would "
+            "show is no evidence. Leave them out of the labels"
+        )
+    return validation
+
+
+def weights_hash(run: Path) -> str:
+    """SHA-256 of the run's weights, which names what was measured."""
+    return hashlib.sha256((run / MODEL).read_bytes()).hexdigest()
+
+
+def write_parquet(table: pd.DataFrame, path: Path, **facts: str) -> None:
+    """Write a table atomically, and facts beside its columns; its rows hold keyed hashes, no raw id."""
     arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **facts})
     write_atomically(path, lambda file: pq.write_table(arrow, file))
 
 
 def summary(metrics: dict[str, Any]) -> Table:
-    """The figures for the terminal: a row an output, each with its interval."""
+    """The figures for the terminal: a row an output, then one a subgroup of the first, each with its interval."""
     counts = f"{metrics['n_studies']} studies of {metrics['n_patients']} patients"
     shown = Table(title=f"{metrics['split']}: {counts}; 95 % intervals", title_justify="left", box=box.SIMPLE)
-    columns = {"auc": "AUC", "average_precision": "average precision"}
+    columns = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
     shown.add_column("output", no_wrap=True)
     for name in ("positive", *columns.values()):
         shown.add_column(name, justify="right", no_wrap=True)
     for name, figures in metrics["outputs"].items():
         cells = [with_interval(figures["metrics"].get(column)) for column in columns]
         shown.add_row(name, f"{figures['positives']}/{figures['n']}", *cells)
+    first = metrics["outputs"][next(iter(metrics["outputs"]))]
+    for column, groups in first["subgroups"].items():
+        for index, (group, figures) in enumerate(groups.items()):
+            cells = [with_interval(figures["metrics"].get(name)) for name in columns]
+            mark = " (small)" if figures["small"] else ""
+            counts = f"{figures['positives']}/{figures['n']}"
+            shown.add_row(f"{column} {group}{mark}", counts, *cells, end_section=index == len(groups) - 1)
     return shown
 
 

@@ -1,13 +1,15 @@
 """Percentile bootstrap by patient: how far a figure would move with other patients (Efron and Tibshirani 1993, ch. 13).
 
 Patients are drawn with replacement and bring all their studies, so that two scans of one person are not taken for two
-witnesses. A draw that lost a class which the data have is drawn again.
+witnesses. A draw that lost a class which the data have is drawn again. A figure may be undefined in a draw all the
+same, such as PPV where nobody is called positive: that draw is left out of this figure's bounds, and the result tells
+how many were.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +19,10 @@ import numpy.typing as npt
 from volssl.evaluation.metrics import Floats, Metric, checked_labels, why_undefined
 
 BLOCK = 1_000_000  # weights in memory at once: resamples x cases
+ALIKE = "all cases are called alike at this threshold"
+
+# Labels (n,), scores (n,) and weights (..., n) -> figures by name, (...) each.
+Figures = Callable[[Floats, Floats, Floats], Mapping[str, Floats]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Interval:
         n_patients: patients they belong to.
         level: share of the resamples between the bounds.
         reason: why there is no value, else None.
+        left_out: resamples in which the figure was undefined; the bounds are those of the others.
     """
 
     value: float
@@ -39,6 +46,7 @@ class Interval:
     n_patients: int
     level: float = 0.95
     reason: str | None = None
+    left_out: int = 0
 
     def __str__(self) -> str:
         if math.isnan(self.value):
@@ -77,10 +85,31 @@ def bootstrap_interval(
     """
     labels, (scores,), patients = _labelled_cases(y, [score], groups)
 
-    def statistic(weights: Floats) -> Floats:
-        return mean_figure(metric, labels, scores, weights)
+    def statistic(weights: Floats) -> dict[str, Floats]:
+        return {"": mean_figure(metric, labels, scores, weights)}
 
-    return _percentile_interval(statistic, labels, patients, resamples=resamples, level=level, seed=seed)
+    return _percentile_intervals(statistic, labels, patients, resamples=resamples, level=level, seed=seed)[""]
+
+
+def bootstrap_figures(
+    figures: Figures,
+    y: npt.ArrayLike,
+    score: npt.ArrayLike,
+    groups: npt.ArrayLike,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Bootstrap many figures of one model on the same draws; `bootstrap_interval` says the rest."""
+    labels, (scores,), patients = _labelled_cases(y, [score], groups)
+    order = np.argsort(-scores, kind="stable")  # once, not once a block: what is sorted sorts fast
+    labels, scores, patients = labels[order], scores[order], patients[order]
+
+    def statistic(weights: Floats) -> Mapping[str, Floats]:
+        return figures(labels, scores, weights)
+
+    return _percentile_intervals(statistic, labels, patients, resamples=resamples, level=level, seed=seed)
 
 
 def paired_difference(
@@ -97,10 +126,10 @@ def paired_difference(
     """Bootstrap the figure of `score` minus that of `other` on the same draws of the same cases; arguments as above."""
     labels, (scores, others), patients = _labelled_cases(y, [score, other], groups)
 
-    def statistic(weights: Floats) -> Floats:
-        return mean_figure(metric, labels, scores, weights) - mean_figure(metric, labels, others, weights)
+    def statistic(weights: Floats) -> dict[str, Floats]:
+        return {"": mean_figure(metric, labels, scores, weights) - mean_figure(metric, labels, others, weights)}
 
-    return _percentile_interval(statistic, labels, patients, resamples=resamples, level=level, seed=seed)
+    return _percentile_intervals(statistic, labels, patients, resamples=resamples, level=level, seed=seed)[""]
 
 
 def mean_figure(metric: Metric, y: Floats, scores: Floats, weights: Floats) -> Floats:
@@ -131,24 +160,33 @@ def _draw(rng: np.random.Generator, positives: Floats, negatives: Floats) -> Flo
             return times.astype(np.float64)
 
 
-def _percentile_interval(
-    statistic: Callable[[Floats], Floats],
+def _percentile_intervals(
+    statistic: Callable[[Floats], Mapping[str, Floats]],
     y: Floats,
     patients: npt.NDArray[Any],
     *,
     resamples: int,
     level: float,
     seed: int,
-) -> Interval:
+) -> dict[str, Interval]:
     n, n_patients = len(y), len(np.unique(patients))
-    value = float(statistic(np.ones(n))) if n else math.nan
-    if math.isnan(value):
-        return Interval(math.nan, math.nan, math.nan, n, n_patients, level, why_undefined(y))
-    draws = np.concatenate(
-        [statistic(weights) for weights in resample_weights(y, patients, resamples=resamples, seed=seed)]
-    )
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), n, n_patients, level)
+    values = statistic(np.ones(n))
+    defined = {name: float(value) for name, value in values.items() if n and not np.isnan(value)}
+    blocks: list[Mapping[str, Floats]] = []
+    if defined:
+        blocks = [statistic(weights) for weights in resample_weights(y, patients, resamples=resamples, seed=seed)]
+    intervals = {}
+    for name in values:
+        if name not in defined:
+            reason = why_undefined(y) or ALIKE
+            intervals[name] = Interval(math.nan, math.nan, math.nan, n, n_patients, level, reason)
+            continue
+        draws = np.concatenate([block[name] for block in blocks])
+        known = draws[~np.isnan(draws)]
+        low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if len(known) else (math.nan, math.nan)
+        left_out = len(draws) - len(known)
+        intervals[name] = Interval(defined[name], float(low), float(high), n, n_patients, level, left_out=left_out)
+    return intervals
 
 
 def _labelled_cases(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from volssl.evaluation.bootstrap import Interval
+from volssl.evaluation.calibration import Bin
 from volssl.evaluation.metrics import Floats
 from volssl.evaluation.predictions import Cases
 
@@ -25,21 +26,23 @@ SHARE_FLOOR = 0.003  # percent of the voxels, below which a bin is not drawn
 STYLES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), "-", (0, (5, 1.5)), (0, (2, 1)))
 
 
-def roc_figure(cases: Mapping[str, Cases], *, labels: Mapping[str, str], point: tuple[float, float] | None) -> str:
+def roc_figure(
+    cases: Mapping[str, Cases], *, labels: Mapping[str, str], points: Mapping[str, tuple[float, float]]
+) -> str:
     """Draw the ROC curve of each output, the first one bold.
 
     Args:
         cases: the cases by output; those without both classes are the caller's to leave out.
         labels: what the legend says of each.
-        point: (specificity, sensitivity) of the first output's operating point.
+        points: (specificity, sensitivity) of the first output's operating points, by name.
     """
     figure, axes = _square("1 − specificity", "Sensitivity")
     axes.plot([0, 1], [0, 1], color=RULE, linewidth=1, zorder=1)
     for rank, (output, of_output) in enumerate(cases.items()):
         x, y, _ = roc_curve(of_output.y, of_output.score)
         axes.plot(x, y, label=labels[output], **_line(rank))
-    if point is not None:
-        axes.plot(1 - point[0], point[1], label="operating point", **_marker())
+    for shape, (name, (specificity, sensitivity)) in zip("osD^v", points.items(), strict=False):
+        axes.plot(1 - specificity, sensitivity, label=name, **_marker() | {"marker": shape})
     _legend_below(axes)
     return _svg(figure)
 
@@ -52,6 +55,23 @@ def precision_recall_figure(cases: Mapping[str, Cases], *, labels: Mapping[str, 
         axes.plot(recall, precision, drawstyle="steps-post", label=labels[output], **_line(rank))
     first = next(iter(cases.values()))
     axes.axhline(first.y.mean(), color=MUTED, linewidth=1, linestyle=":", label="guessing", zorder=1)
+    _legend_below(axes)
+    return _svg(figure)
+
+
+def reliability_figure(curves: Mapping[str, Sequence[Bin]]) -> str:
+    """Draw the share of positives against the mean probability of each bin; the larger the dot, the more cases.
+
+    Args:
+        curves: by what the legend calls them, the network's own first.
+    """
+    figure, axes = _square("Mean probability", "Share of positives")
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":", label="perfect", zorder=1)
+    for color, style, (name, curve) in zip((FIRST, SECOND), ("-", (0, (5, 1.5))), curves.items(), strict=False):
+        x, y = [part.mean_probability for part in curve], [part.share_positive for part in curve]
+        share = np.array([part.n for part in curve]) / sum(part.n for part in curve)
+        axes.plot(x, y, color=color, linestyle=style, linewidth=1.6, label=name, zorder=4)
+        axes.scatter(x, y, s=12 + 400 * share, color=color, alpha=0.55, linewidths=0, zorder=5)
     _legend_below(axes)
     return _svg(figure)
 
@@ -148,14 +168,17 @@ def histogram_figure(values: Floats, *, label: str, marked: Floats, whole: bool 
     """
     figure, axes = _plain(3.1, 2.1, label, "Volumes")
     low, high = float(values.min()), float(values.max())
-    room = max(0.02 * (high - low), 0.5 if whole else 0.02 * max(abs(low), abs(high)), 1e-6)
-    axes.hist(values, bins=np.linspace(low - room, high + room, 25), color=FIRST, alpha=0.85)
+    largest = max(abs(low), abs(high))
+    room = max(0.02 * (high - low), 0.5 if whole else 0)
+    if high - low <= 1e-3 * largest:  # all alike but for rounding, which an axis must not blow up
+        room = max(0.1 * largest, 1.0 if whole or not largest else 0)
+    axes.hist(values, bins=np.linspace(low - room, high + room, 26), color=FIRST, alpha=0.85)
     if len(marked):
         step = (high - low + 2 * room) / 400  # finer than can be seen: a tick for many
         marked = np.unique(np.round(marked / step)) * step
         axes.plot(marked, np.zeros(len(marked)), "|", color=SECOND, markersize=11, markeredgewidth=1.6, clip_on=False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=5))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=5, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4, min_n_ticks=1))
     return _svg(figure)
 
 
@@ -170,9 +193,10 @@ def voxel_figure(edges: Floats, shares: Floats, *, label: str, marks: Mapping[fl
     """
     figure, axes = _plain(6.4, 2.7, label, "Share of voxels (%)")
     axes.set_yscale("log")
-    low, high = np.maximum(np.percentile(100 * shares, (10, 90), axis=0), SHARE_FLOOR)
-    middle = (edges[1:] + edges[:-1]) / 2
-    axes.fill_between(middle, low, high, step="mid", color=FIRST, alpha=0.2, linewidth=0, label="10 to 90 % of volumes")
+    if len(shares) > 1:
+        low, high = np.maximum(np.percentile(100 * shares, (10, 90), axis=0), SHARE_FLOOR)
+        middle, band = (edges[1:] + edges[:-1]) / 2, "10 to 90 % of volumes"
+        axes.fill_between(middle, low, high, step="mid", color=FIRST, alpha=0.2, linewidth=0, label=band)
     axes.stairs(
         100 * shares.mean(axis=0), edges, baseline=None, color=FIRST, linewidth=1.6, label="mean of all volumes"
     )
@@ -182,7 +206,8 @@ def voxel_figure(edges: Floats, shares: Floats, *, label: str, marks: Mapping[fl
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(bottom=SHARE_FLOOR)
     axes.yaxis.set_major_formatter("{x:g}")
-    _legend_below(axes)
+    if len(shares) > 1:
+        _legend_below(axes)
     return _svg(figure)
 
 

@@ -1,20 +1,22 @@
-"""Figures of binary labels and scores, and the operating point; every one accepts many weightings of the cases at once.
+"""Figures of binary labels and scores, of the curve and at a threshold; all take many weightings of the cases at once.
 
 scikit-learn defines the figures and draws the curves; its functions take one weighting a call and sort anew each time,
 which is slow in a bootstrap of many cases. The versions here sort once for a whole block of resamples and agree with
-scikit-learn's `sample_weight` to rounding, ties included. Cases whose label is NaN are left out everywhere.
+scikit-learn's `sample_weight` to rounding, ties included. Where a figure has nothing to divide by it is NaN, where
+scikit-learn writes 0. Cases whose label is NaN are left out everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_curve
 
 Floats = npt.NDArray[np.float64]
+SURE = 1e-7  # a float32 sigmoid rounds to 0 or 1 beyond; a logarithm needs a bound
 
 
 class Metric(Protocol):
@@ -25,29 +27,32 @@ class Metric(Protocol):
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of cases at a threshold: true and false positives, true and false negatives."""
+    """Cases at a threshold, counted or weighed, (...): true and false positives, true and false negatives."""
 
-    tp: int
-    fp: int
-    tn: int
-    fn: int
+    tp: Floats
+    fp: Floats
+    tn: Floats
+    fn: Floats
+
+    def as_json(self) -> dict[str, int]:
+        """The counts of one weighting as whole numbers."""
+        return {name: int(getattr(self, name)) for name in ("tp", "fp", "tn", "fn")}
 
 
 def roc_auc(y: Floats, score: Floats, weights: Floats | None = None, /) -> Floats:
     """Area under the ROC curve by trapezoids, so that a tie counts a half; NaN without both classes."""
-    tp, fp = _counts_from_the_top(*_labelled(y, score, weights))
-    area = np.sum(np.diff(fp, axis=-1) * (tp[..., 1:] + tp[..., :-1]), axis=-1) / 2
-    return _ratio(area, tp[..., -1] * fp[..., -1])
+    return _area(*_counts_from_the_top(*_labelled(y, score, weights)))
 
 
 def average_precision(y: Floats, score: Floats, weights: Floats | None = None, /) -> Floats:
     """Mean precision over the steps of recall, not interpolated (scikit-learn's definition); NaN without positives."""
+    return _mean_precision(*_counts_from_the_top(*_labelled(y, score, weights)))
+
+
+def of_ranking(y: Floats, score: Floats, weights: Floats | None = None, /) -> dict[str, Floats]:
+    """`auc` and `average_precision`, of one sort."""
     tp, fp = _counts_from_the_top(*_labelled(y, score, weights))
-    called = tp + fp
-    precision = np.divide(
-        tp, called, out=np.zeros_like(tp), where=called > 0
-    )  # no weight yet: recall does not step either
-    return _ratio(np.sum(np.diff(tp, axis=-1) * precision[..., 1:], axis=-1), tp[..., -1])
+    return {"auc": _area(tp, fp), "average_precision": _mean_precision(tp, fp)}
 
 
 def brier_score(y: Floats, score: Floats, weights: Floats | None = None, /) -> Floats:
@@ -56,38 +61,87 @@ def brier_score(y: Floats, score: Floats, weights: Floats | None = None, /) -> F
     return _ratio(weights @ np.square(score - y), weights.sum(axis=-1))
 
 
-def sensitivity(y: Floats, score: Floats, weights: Floats | None = None, /, *, threshold: float) -> Floats:
-    """Share of the positives whose score is at or above `threshold`; NaN without positives."""
+def log_loss(y: Floats, score: Floats, weights: Floats | None = None, /) -> Floats:
+    """Mean of −ln of the probability given to what was so; probabilities are held `SURE` away from 0 and 1."""
     y, score, weights = _labelled(y, score, weights)
-    return _ratio(weights @ (y * (score >= threshold)), weights @ y)
+    score = np.clip(score, SURE, 1 - SURE)
+    return _ratio(weights @ -(y * np.log(score) + (1 - y) * np.log1p(-score)), weights.sum(axis=-1))
 
 
-def specificity(y: Floats, score: Floats, weights: Floats | None = None, /, *, threshold: float) -> Floats:
-    """Share of the negatives whose score is below `threshold`; NaN without negatives."""
-    y, score, weights = _labelled(y, score, weights)
-    return _ratio(weights @ ((1 - y) * (score < threshold)), weights @ (1 - y))
-
-
-def equal_point(y: Floats, score: Floats) -> float:
-    """The threshold at which sensitivity and specificity are equal, or nearest to it; a case is called from it upwards.
-
-    Of two thresholds equally near, the one with the larger sum is taken. NaN without both classes.
-    """
-    if why_undefined(y):
-        return float("nan")
-    y, score, _ = _labelled(y, score, None)
-    false_positive_rate, true_positive_rate, thresholds = roc_curve(y, score, drop_intermediate=False)
-    distance = np.abs(true_positive_rate - (1 - false_positive_rate))
-    best = np.lexsort((false_positive_rate - true_positive_rate, np.round(distance, 12)))[0]
-    return float(thresholds[best])
-
-
-def confusion(y: Floats, score: Floats, *, threshold: float) -> Confusion:
+def confusion(y: Floats, score: Floats, weights: Floats | None = None, /, *, threshold: float) -> Confusion:
     """Count the cases called positive (score at or above `threshold`) and negative, right and wrong."""
-    y, score, _ = _labelled(y, score, None)
-    called, positive = score >= threshold, y == 1
-    pairs = ((called & positive), (called & ~positive), (~called & ~positive), (~called & positive))
-    return Confusion(*(int(np.count_nonzero(pair)) for pair in pairs))
+    return confusions(y, score, weights, thresholds={"": threshold})[""]
+
+
+def confusions(
+    y: Floats, score: Floats, weights: Floats | None = None, /, *, thresholds: Mapping[str, float]
+) -> dict[str, Confusion]:
+    """The counts at each of several thresholds, by name, in one product of matrices."""
+    y, score, weights = _labelled(y, score, weights)
+    called = [score >= threshold for threshold in thresholds.values()]
+    columns = [y, 1 - y, *(part for c in called for part in (y * c, (1 - y) * c))]
+    counts = np.moveaxis(weights @ np.stack(columns, axis=-1), -1, 0)  # (2 + 2 thresholds, ...)
+    positive, negative, pairs = counts[0], counts[1], counts[2:].reshape(-1, 2, *counts.shape[1:])
+    return {
+        name: Confusion(tp, fp, negative - fp, positive - tp) for name, (tp, fp) in zip(thresholds, pairs, strict=True)
+    }
+
+
+def sensitivity(counts: Confusion) -> Floats:
+    """Share of the positives that are called so (recall)."""
+    return _ratio(counts.tp, counts.tp + counts.fn)
+
+
+def specificity(counts: Confusion) -> Floats:
+    """Share of the negatives that are called so."""
+    return _ratio(counts.tn, counts.tn + counts.fp)
+
+
+def ppv(counts: Confusion) -> Floats:
+    """Share of those called positive who are (precision); it falls with the share of positives among the cases."""
+    return _ratio(counts.tp, counts.tp + counts.fp)
+
+
+def npv(counts: Confusion) -> Floats:
+    """Share of those called negative who are; it rises as the share of positives falls."""
+    return _ratio(counts.tn, counts.tn + counts.fn)
+
+
+def f1(counts: Confusion) -> Floats:
+    """Harmonic mean of sensitivity and PPV: 2 TP / (2 TP + FP + FN)."""
+    return _ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn)
+
+
+def balanced_accuracy(counts: Confusion) -> Floats:
+    """Mean of sensitivity and specificity."""
+    return (sensitivity(counts) + specificity(counts)) / 2
+
+
+def mcc(counts: Confusion) -> Floats:
+    """Matthews' correlation of label and call, −1 to 1 (Matthews 1975)."""
+    tp, fp, tn, fn = counts.tp, counts.fp, counts.tn, counts.fn
+    return _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+
+
+# The figures at a threshold, by name, and what is missing where each is undefined.
+AT_A_THRESHOLD: dict[str, tuple[Callable[[Confusion], Floats], str]] = {
+    "sensitivity": (sensitivity, "no case is positive"),
+    "specificity": (specificity, "no case is negative"),
+    "ppv": (ppv, "no case is called positive"),
+    "npv": (npv, "no case is called negative"),
+    "f1": (f1, "no case is positive, and none is called so"),
+    "balanced_accuracy": (balanced_accuracy, "the cases are all of one class"),
+    "mcc": (mcc, "the cases, or the calls, are all of one class"),
+}
+
+
+def at_threshold(figure: Callable[[Confusion], Floats], threshold: float) -> Metric:
+    """A figure of counts, such as `ppv`, as a `Metric` with a fixed threshold."""
+
+    def metric(y: Floats, score: Floats, weights: Floats | None = None, /) -> Floats:
+        return figure(confusion(y, score, weights, threshold=threshold))
+
+    return metric
 
 
 def why_undefined(y: Floats) -> str | None:
@@ -125,12 +179,25 @@ def _labelled(y: Floats, score: Floats, weights: Floats | None) -> tuple[Floats,
 def _counts_from_the_top(y: Floats, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Weight of positives and negatives at or above each distinct score, highest first, after a zero: (..., k + 1)."""
     order = np.argsort(-score, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True))  # the last of each run of ties
+    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)[: len(score)])  # the last of each run of ties
     weights = weights[..., order]  # (..., n)
     positive = np.cumsum(weights * y[order], axis=-1)[..., ends]
     every = np.cumsum(weights, axis=-1)[..., ends]
     zero = np.zeros((*every.shape[:-1], 1))
     return np.concatenate((zero, positive), axis=-1), np.concatenate((zero, every - positive), axis=-1)
+
+
+def _area(tp: Floats, fp: Floats) -> Floats:
+    """(..., k + 1) counts from the top -> AUC (...)."""
+    area = np.sum(np.diff(fp, axis=-1) * (tp[..., 1:] + tp[..., :-1]), axis=-1) / 2
+    return _ratio(area, tp[..., -1] * fp[..., -1])
+
+
+def _mean_precision(tp: Floats, fp: Floats) -> Floats:
+    """(..., k + 1) counts from the top -> average precision (...)."""
+    called = tp + fp
+    precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)  # no weight yet: recall stands still
+    return _ratio(np.sum(np.diff(tp, axis=-1) * precision[..., 1:], axis=-1), tp[..., -1])
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

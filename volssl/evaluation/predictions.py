@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from volssl.evaluation.bootstrap import Interval, bootstrap_interval
-from volssl.evaluation.metrics import (
-    Floats,
-    Metric,
-    average_precision,
-    brier_score,
-    checked_labels,
-    confusion,
-    equal_point,
-    roc_auc,
-    sensitivity,
-    specificity,
-    why_undefined,
-)
+from volssl.evaluation.metrics import Floats, checked_labels
+from volssl.evaluation.output import FIRST_POINT, output_figures
+from volssl.evaluation.subgroups import FEWEST_PATIENTS, UNKNOWN, subgroup_figures
 from volssl.files import write_text
-
-CHOSEN_ON_VALIDATION = "validation"
-CHOSEN_ON_SAME = "the evaluated cases themselves"
 
 
 @dataclass(frozen=True)
@@ -52,12 +37,17 @@ class Cases:
     def positives(self) -> int:
         return int(self.y.sum())
 
+    @property
+    def n_patients(self) -> int:
+        return len(set(self.patients))
+
 
 def evaluate_predictions(
     predictions: pd.DataFrame,
     *,
     outputs: Sequence[str],
     validation: pd.DataFrame | None = None,
+    by: Sequence[str] = (),
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -68,14 +58,16 @@ def evaluate_predictions(
         predictions: the table described above, of one split.
         outputs: names of the outputs, the one that matters most first.
         validation: the same table of the validation patients; thresholds are chosen on it. Without it, or where it
-            lacks a class, they are chosen on the evaluated cases, which flatters them, and the result says so.
+            lacks a class, they are chosen on the evaluated cases, which flatters them, and the result says so. So are
+            temperatures; without it there are none.
+        by: columns whose groups are told apart, such as `sex`; a blank cell is of the group `unknown`.
         resamples, level, seed: see `bootstrap_interval`.
 
     Raises:
         ValueError: a column is missing, a label or probability is out of range, splits are mixed, or a patient stands
             in both tables.
     """
-    _check_table(predictions, outputs)
+    _check_table(predictions, outputs, by)
     if validation is not None:
         _check_table(validation, outputs)
         both = set(predictions["patient"]) & set(validation["patient"])
@@ -83,16 +75,30 @@ def evaluate_predictions(
             raise ValueError(
                 f"{len(both)} patients are among the evaluated and the validation cases, {min(both)} for one"
             )
-    options = {"resamples": resamples, "level": level, "seed": seed}
     results = {}
     for output in outputs:
         held_out = None if validation is None else cases_of(validation, output)
-        results[output] = _evaluate_output(cases_of(predictions, output), held_out, options)
+        results[output] = output_figures(
+            cases_of(predictions, output), held_out, resamples=resamples, level=level, seed=seed
+        )
+        points = results[output]["operating_points"]
+        threshold = points[FIRST_POINT]["threshold"] if points else None
+        results[output]["subgroups"] = {
+            column: {
+                group: subgroup_figures(cases_of(rows, output), threshold, resamples=resamples, level=level, seed=seed)
+                for group, rows in _groups(predictions, column)
+            }
+            for column in by
+        }
     return {
         "split": str(predictions["split"].iloc[0]) if "split" in predictions else None,
         "n_studies": len(predictions),
         "n_patients": int(predictions["patient"].nunique()),
-        "bootstrap": {**options, "by": "patient", "interval": "percentile"},
+        "validation": None
+        if validation is None
+        else {"n_studies": len(validation), "n_patients": int(validation["patient"].nunique())},
+        "bootstrap": {"resamples": resamples, "level": level, "seed": seed, "by": "patient", "interval": "percentile"},
+        "small_subgroup": f"fewer than {FEWEST_PATIENTS} patients with a positive case, or with a negative one",
         "outputs": results,
     }
 
@@ -137,43 +143,15 @@ def entries_of(row: Mapping[str, Any], output: str) -> tuple[Floats, Floats]:
     return label, score
 
 
-def _evaluate_output(cases: Cases, validation: Cases | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """All figures of one output; the intervals of sensitivity and specificity hold the threshold fixed."""
-    on_validation = validation is not None and why_undefined(validation.y) is None
-    chosen_on = validation if validation is not None and on_validation else cases
-    threshold = equal_point(chosen_on.y, chosen_on.score)
-    metrics: dict[str, Metric] = {"auc": roc_auc, "average_precision": average_precision, "brier": brier_score}
-    if not np.isnan(threshold):
-        metrics["sensitivity"] = partial(sensitivity, threshold=threshold)
-        metrics["specificity"] = partial(specificity, threshold=threshold)
-    reason = why_undefined(cases.y)
-    undefined = Interval(np.nan, np.nan, np.nan, len(cases.y), len(set(cases.patients)), options["level"], reason)
-    intervals = dict.fromkeys(("auc", "average_precision", "brier", "sensitivity", "specificity"), undefined)
-    for name, metric in metrics.items():
-        intervals[name] = bootstrap_interval(metric, cases.y, cases.score, cases.patients, **options)
-    point = None
-    if not np.isnan(threshold):
-        counts = asdict(confusion(cases.y, cases.score, threshold=threshold))
-        rule = "sensitivity and specificity are equal"
-        point = {"threshold": threshold, "rule": rule, "chosen_on": _chosen_on(on_validation), **counts}
-    return {
-        "n": len(cases.y),
-        "n_patients": len(set(cases.patients)),
-        "positives": cases.positives,
-        "unlabelled": cases.unlabelled,
-        "unscored": cases.unscored,
-        "reason": reason,
-        "metrics": {name: interval.as_json() for name, interval in intervals.items()},
-        "operating_point": point,
-    }
+def _groups(predictions: pd.DataFrame, column: str) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each group of a column, by name; those of no group last."""
+    names = predictions[column].fillna(UNKNOWN).astype(str)
+    ordered = sorted(set(names), key=lambda name: (name == UNKNOWN, name))
+    return [(name, predictions[names == name]) for name in ordered]
 
 
-def _chosen_on(on_validation: bool) -> str:
-    return CHOSEN_ON_VALIDATION if on_validation else CHOSEN_ON_SAME
-
-
-def _check_table(predictions: pd.DataFrame, outputs: Sequence[str]) -> None:
-    wanted = ["id", "patient", *(f"{kind}_{output}" for output in outputs for kind in ("y", "p"))]
+def _check_table(predictions: pd.DataFrame, outputs: Sequence[str], by: Sequence[str] = ()) -> None:
+    wanted = ["id", "patient", *by, *(f"{kind}_{output}" for output in outputs for kind in ("y", "p"))]
     missing = [column for column in wanted if column not in predictions]
     if missing:
         has = ", ".join(map(str, predictions))
