@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import median_abs_deviation
 
@@ -22,7 +23,9 @@ from volssl.data.manifest import table_of
 from volssl.data.reasons import REASONS
 from volssl.data.stored_volume import volume_path
 from volssl.errors import UserError
+from volssl.evaluation import figures
 from volssl.evaluation.contact_sheet import chosen, grey_levels, tile_picture
+from volssl.evaluation.figures import histogram_figure, voxel_figure
 from volssl.evaluation.oddness import MEASURES, flags, robust_z, z_scores
 from volssl.evaluation.page import Picture
 
@@ -70,7 +73,7 @@ def scores_of(**columns: list[float]) -> pd.DataFrame:
 def test_the_page_counts_what_the_archive_holds(page: str) -> None:
     text = visible(page)
     assert "Store of 13 volumes" in text
-    assert re.search(r"Rejected 3 3 reasons", text)
+    assert "Rejected 3 for 3 reasons, told below" in text
     for reason in ("constant", "duplicate", "unreadable"):
         assert f"{reason} {REASONS[reason]} 1 1" in text
     assert re.search(r"Formats 13 nifti", text)
@@ -125,6 +128,43 @@ def test_one_volume_alone_is_not_odd(tmp_path: Path) -> None:
     assert "Store of 1 volume<" in html
     assert re.search(r"CT: 1 volume Fewer than 8 volumes are not compared", visible(html))
     assert [odd for odd, _, _ in TILE.findall(html)] == [""]
+    text = visible(html)
+    assert "Volumes 1 of 1 patient Rejected 0 no source Odd 0 too few to compare" in text
+    assert "in the foreground of 1 volume, 0.0 % of them beyond the axis. 4 of its slices, thinned." in text
+
+
+@pytest.mark.parametrize(
+    ("values", "whole", "least", "most"),
+    [
+        ([2.0, 2.0, 2.0], False, 0.3, 0.5),  # a tenth on each side
+        ([2.0, 2.0 + 1e-7, 2.0], False, 0.3, 0.5),
+        ([0.0, 0.0], False, 1.5, 2.5),
+        ([24.0, 24.0], True, 4.0, 6.0),
+        ([3.0], True, 1.5, 2.5),
+        ([2.0, 4.0], False, 2.0, 2.5),
+    ],
+)
+def test_the_axis_of_equal_quantities_is_wide_enough_to_be_read(
+    values: list[float], whole: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "")
+    histogram_figure(np.array(values), label="", marked=np.array([]), whole=whole)
+    (axes,) = drawn[0].axes
+    left, right = axes.patches[0].get_x(), axes.patches[-1].get_x() + axes.patches[-1].get_width()
+    assert least <= right - left <= most
+    ticks = [tick for tick in axes.get_xticks() if left <= tick <= right]
+    assert ticks
+    assert not whole or all(float(tick).is_integer() for tick in ticks)
+    assert axes.xaxis.get_major_formatter().get_offset() == ""
+
+
+def test_one_volume_has_no_band_of_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "")
+    for shares in (np.full((1, 4), 0.25), np.full((2, 4), 0.25)):
+        voxel_figure(np.arange(5.0), shares, label="", marks={})
+    assert [len(figure.legends) for figure in drawn] == [0, 1]
 
 
 def test_a_damaged_volume_has_a_tile_that_says_so_before_all_others(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from volssl.evaluation.figures import histogram_figure, voxel_figure
 from volssl.evaluation.metrics import Floats
 from volssl.evaluation.oddness import FEWEST, MEASURES, ODD, Measure, flags, short, with_unit, z_scores
 from volssl.evaluation.page import Picture, number, svg_picture, write_page
-from volssl.progress import track
+from volssl.progress import counted, track
 
 PAGE = "inspect.html"
 VOXEL_VOLUMES = 64  # of a modality whose voxels are read for the histogram
@@ -65,7 +65,7 @@ def inspect_store(store: Path, out: Path, *, sheet: int = 200) -> Path:
     return write_page(
         "inspect.html.j2",
         out if out.suffix else out / PAGE,
-        title=f"Store of {_count(len(table), 'volume')}",
+        title=f"Store of {counted(len(table), 'volume')}",
         simulated=simulated_notice(opened),
         facts=_facts(table),
         headline=_headline(table, worst, refused),
@@ -110,12 +110,13 @@ def note_kind(note: str) -> str:
 
 def _headline(table: pd.DataFrame, worst: pd.Series, refused: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """What matters first: (name, figure, in words)."""
+    compared = (table["modality"].value_counts() >= FEWEST).any()
     odd, copies = int((worst >= ODD).sum()), int(table["copy"].sum())
     rejected = sum(line["sources"] for line in refused)
     return [
-        ("Volumes", f"{len(table):,}", f"of {_count(table['patient'].nunique(), 'patient')}"),
-        ("Rejected", f"{rejected:,}", f"{_count(len(refused), 'reason')}, told below"),
-        ("Odd", f"{odd:,}", "unlike the others of their modality"),
+        ("Volumes", f"{len(table):,}", f"of {counted(table['patient'].nunique(), 'patient')}"),
+        ("Rejected", f"{rejected:,}", f"for {counted(len(refused), 'reason')}, told below" if refused else "no source"),
+        ("Odd", f"{odd:,}", "unlike the others of their modality" if compared else "too few to compare"),
         ("Near-duplicates", f"{copies:,}", "of another volume, kept out of pretraining"),
     ]
 
@@ -130,7 +131,7 @@ def _facts(table: pd.DataFrame) -> dict[str, str]:
         "Formats": _counts(table["source_format"]),
         "Acquisitions": f"{table['group'].nunique():,}, near-duplicates counted once",
     }
-    return facts | {"Folds": f"{folds.nunique()} over {len(folds):,} volumes" if len(folds) else "none drawn"}
+    return facts | {"Folds": f"{folds.nunique()} over {counted(len(folds), 'volume')}" if len(folds) else "none drawn"}
 
 
 def _splits(table: pd.DataFrame) -> list[tuple[str, str, str, str]]:
@@ -223,7 +224,7 @@ def _voxel_picture(store: Store, modality: str, rows: pd.DataFrame) -> Picture |
     outside = 100 * (1 - told.sum(axis=1).mean())
     label = "HU" if modality == "CT" else "Intensity / percentile 99.5 of the volume's foreground"
     marks = {-1000.0: "air", 0.0: "water", 1000.0: "bone"} if modality == "CT" else {}
-    read = _count(len(shares), "volume")
+    read = counted(len(shares), "volume")
     caption = f"Stored voxels in the foreground of {read}, {number(outside, 1)} % of them beyond the axis."
     svg = voxel_figure(edges, told, label=label, marks=marks)
     return svg_picture(svg, alt=f"Histogram of {label}.", caption=caption)
@@ -271,7 +272,3 @@ def _tile(store: Store, volume_id: str, row: pd.Series, scores: pd.Series) -> Ti
 
 def _counts(column: pd.Series) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in column.value_counts().sort_index().items())
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"
