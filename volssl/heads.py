@@ -69,13 +69,21 @@ class TaskNetwork(nn.Module):
         types: auxiliary labels of the volume, the next columns; 0 leaves them out.
         slices: slices of the grid, inferior to superior, the last columns; 0 leaves them out.
         dropout: on the pooled feature.
+        flips: in evaluation mode, give the mean of the logits of a volume and of its left-right mirror image.
     """
 
     def __init__(
-        self, encoder: Encoder, *, volume: int = 1, types: int = 5, slices: int = 20, dropout: float = 0.2
+        self,
+        encoder: Encoder,
+        *,
+        volume: int = 1,
+        types: int = 5,
+        slices: int = 20,
+        dropout: float = 0.2,
+        flips: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.flips = encoder, flips
         self.dropout = nn.Dropout(dropout)
         self.labels = nn.Linear(encoder.dim, volume + types)
         self.slices = (
@@ -84,6 +92,12 @@ class TaskNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, R, A, S) -> logits (B, volume + types + slices)."""
+        if self.flips and not self.training:
+            return (self.logits(x) + self.logits(x.flip(2))) / 2
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the network makes of a volume as it lies."""
         pyramid = self.encoder(x)
         labels = self.labels(self.dropout(self.encoder.pool(pyramid)))
         return labels if self.slices is None else torch.cat([labels, self.slices(pyramid)], dim=1)

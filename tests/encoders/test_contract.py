@@ -141,3 +141,28 @@ def test_recomputing_changes_neither_gradients_nor_statistics(name: str) -> None
             torch.testing.assert_close(a.grad, b.grad)
     for (key, a), b in zip(plain.state_dict().items(), saving.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
+
+
+def test_every_parameter_and_buffer_is_in_one_stage(encoder: Encoder) -> None:
+    own = [id(t) for t in (*encoder.parameters(), *encoder.buffers())]
+    staged = [id(t) for stage in encoder.stages() for part in stage for t in (*part.parameters(), *part.buffers())]
+    assert sorted(staged) == sorted(own)
+    stem = {id(p) for part in encoder.stages()[0] for p in part.parameters()}
+    assert {id(encoder.get_parameter(name)) for name in encoder.first_layers} <= stem
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_level_depends_on_the_first_stages_alone_and_the_pooled_feature_on_all(name: str) -> None:
+    encoder = small(name)
+    stages = [[p for part in stage for p in part.parameters()] for stage in encoder.stages()]
+    pyramid = encoder(torch.rand(2, 1, *sizes(encoder)[0]))
+    reached = []
+    for made in (*pyramid, encoder.pool(pyramid)):
+        loss = (made * torch.randn_like(made)).sum()
+        grads = [torch.autograd.grad(loss, stage, retain_graph=True, allow_unused=True) for stage in stages]
+        used = [any(g is not None for g in stage) for stage in grads]
+        assert used == sorted(used, reverse=True)  # the first few, and none after a gap
+        reached.append(sum(used))
+    assert reached == sorted(reached)
+    assert reached[0] < len(stages) == reached[-1]
+    assert len(stages) >= len(pyramid)

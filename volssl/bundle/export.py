@@ -174,6 +174,7 @@ def inference_config(text: str, model: FineTuned) -> str:
         "extent_mm": [mm * n for mm, n in zip(task.contract.spacing_mm, task.contract.grid, strict=True)],
         "window_hu": as_list(task.contract.window_hu or ()),
         "slices": task.head_sizes["slices"],
+        "flips": network.flips,
         **task.inference_values,
         "  encoder": {"_target_": f"volssl.encoders.{type(encoder).__name__}", **encoder.settings},
     }

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from volssl.data.balance import balanced, class_weights
     from volssl.data.labels import join_labels
     from volssl.data.loader import ViewDataset, step_loader
     from volssl.data.monai_reader import StoreReader
@@ -28,6 +29,8 @@ __all__ = [
     "StoredScan",
     "TrainingScans",
     "ViewDataset",
+    "balanced",
+    "class_weights",
     "join_labels",
     "prepare",
     "read_scans",
@@ -45,6 +48,8 @@ _HOMES = {
     "StoreReader": "monai_reader",
     "StoredScan": "store",
     "TrainingScans": "training",
+    "balanced": "balance",
+    "class_weights": "balance",
     "refuse_seen": "training",
     "ViewDataset": "loader",
     "join_labels": "labels",

@@ -44,6 +44,14 @@ class Encoder(nn.Module):
     def pool(self, pyramid: list[Tensor]) -> Tensor:
         """The pyramid's last level -> (B, dim)."""
 
+    @abstractmethod
+    def stages(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """The modules that hold the parameters, each in one group, from the stem to the deepest.
+
+        What a stage makes depends on itself and those before it alone, so that the last few can be trained while the
+        others stay, and each can have its own learning rate.
+        """
+
     def pooled(self, x: Tensor) -> Tensor:
         """(B, C, R, A, S) -> (B, dim)."""
         return self.pool(self(x))

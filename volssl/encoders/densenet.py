@@ -132,3 +132,7 @@ class PaperDenseNet(Encoder):
 
     def pool(self, pyramid: list[Tensor]) -> Tensor:
         return pool_parts(self.compress(pyramid[-1]))
+
+    def stages(self) -> tuple[tuple[nn.Module, ...], ...]:
+        *blocks, last = self.blocks
+        return ((self.stem,), *((block,) for block in blocks), (last, self.compress))

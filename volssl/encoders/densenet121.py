@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from monai.networks.nets import DenseNet121 as StockDenseNet121
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from volssl.encoders.base import Encoder, Size
@@ -77,3 +77,11 @@ class DenseNet121(Encoder):
 
     def pool(self, pyramid: list[Tensor]) -> Tensor:
         return functional.relu(pyramid[-1]).mean(dim=(2, 3, 4))  # not in place: the level stays as it is
+
+    def stages(self) -> tuple[tuple[nn.Module, ...], ...]:
+        stages: list[tuple[nn.Module, ...]] = [()]
+        for name, layer in self.features.named_children():
+            stages[-1] += (layer,)
+            if name in LEVEL_ENDS[:-1]:
+                stages.append(())
+        return tuple(stages)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from monai.networks.nets.swin_unetr import MERGING_MODE, SwinTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from volssl.encoders.base import Encoder, Size
@@ -97,6 +97,15 @@ class SwinUNETR(Encoder):
 
     def pool(self, pyramid: list[Tensor]) -> Tensor:
         return pyramid[-1].mean(dim=(2, 3, 4))
+
+    def stages(self) -> tuple[tuple[nn.Module, ...], ...]:
+        vit = self.swinViT
+        convolved = [getattr(vit, f"layers{stage}c", None) for stage in range(1, STAGES + 1)]  # of use_v2
+        blocks = [getattr(vit, f"layers{stage}") for stage in range(1, STAGES + 1)]
+        later = [
+            (before, after) if before is not None else (after,) for before, after in zip(convolved, blocks, strict=True)
+        ]
+        return ((vit.patch_embed,), *later)
 
 
 def check_settings(feature_size: int, depths: Sequence[int], num_heads: Sequence[int], downsample: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from volssl.contract import InputContract
-from volssl.encoders import save_encoder
+from volssl.encoders import Encoder, save_encoder
 from volssl.progress import bar
 
 if TYPE_CHECKING:
@@ -191,12 +191,18 @@ class SaveEncoder:
         earlier_patients: those of the run that this one goes on from.
         chosen_by: an `OnlineProbe` or a `Validation` of the same run, listed before this one among the handlers; the
             lowest loss where None.
+        encoder: that is saved, such as that of an averaged network; the method's where None.
     """
 
     def __init__(
-        self, *, contract: InputContract, earlier_patients: Iterable[str] = (), chosen_by: Chooser | None = None
+        self,
+        *,
+        contract: InputContract,
+        earlier_patients: Iterable[str] = (),
+        chosen_by: Chooser | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
-        self.contract, self.earlier_patients = contract, set(earlier_patients)
+        self.contract, self.earlier_patients, self.encoder = contract, set(earlier_patients), encoder
         self.lowest_loss = LowestLoss()
         self.chosen_by: Chooser = chosen_by or self.lowest_loss
 
@@ -210,14 +216,14 @@ class SaveEncoder:
         if self.chosen_by.best_epoch == epoch:
             engine.log.write(engine.state.iteration, epoch, {"encoder_epoch": epoch})
             self.save(engine, "encoder.pt")
-        elif epoch == engine.state.max_epochs:
+        elif epoch == engine.state.max_epochs or engine.should_terminate:
             self.save(engine, "encoder_last.pt")
 
     def save(self, engine: MethodTrainer, name: str) -> None:
         """Write the encoder as it is."""
         save_encoder(
             engine.run_dir / name,
-            engine.method.encoder,
+            self.encoder or engine.method.encoder,
             contract=self.contract,
             patients=self.earlier_patients | set(engine.dataset.patients),
             method=type(engine.method).__name__,

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from ignite.engine import Events
 from torch import nn
 
+from volssl.errors import UserError
 from volssl.evaluation.metrics import roc_auc
+from volssl.progress import say
 from volssl.tasks.inference import predict_table
 from volssl.tasks.views import TaskViews
 from volssl.tensors import save_tensors
@@ -33,6 +36,10 @@ class Validation:
         views: of the scans, with labels and without random changes; its task names the output that counts.
         earlier_patients: keyed hashes of those whom the encoder saw before; the run's own are added.
         every: epochs between two validations; the last epoch is always validated.
+        patience: end the run after so many epochs without a better figure; 0 for never.
+
+    Raises:
+        UserError: for a patience below 0, or shorter than the time between two validations.
     """
 
     def __init__(
@@ -43,7 +50,11 @@ class Validation:
         views: TaskViews,
         earlier_patients: Iterable[str] = (),
         every: int = 1,
+        patience: int = 0,
     ) -> None:
+        if patience < 0 or 0 < patience < every:
+            raise UserError(f"patience={patience}: give {every} epochs or more, or 0 to train to the end")
+        self.patience = patience
         self.network, self.task, self.scans, self.views = network, views.task, scans, views
         self.patients, self.every = set(earlier_patients), every
         self.best, self.best_epoch = -math.inf, 0
@@ -51,20 +62,29 @@ class Validation:
     def attach(self, engine: MethodTrainer) -> None:
         self.patients |= set(engine.dataset.patients)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.STARTED, self.end_if_over)  # of a run that goes on, and had been ended
 
     def __call__(self, engine: MethodTrainer) -> None:
         epoch, last = int(engine.state.epoch), int(engine.state.max_epochs)
         if epoch % self.every and epoch != last:
             return
-        output = self.task.selection[0]
         table = predict_table(self.network, self.scans, self.views)
-        truth, scores = table[f"y_{output}"].to_numpy(float), table[f"p_{output}"].to_numpy(float)
-        value = float(roc_auc(truth, scores))
+        value = mean_auc(table, self.task.selected_outputs)
         engine.log.write(engine.state.iteration, epoch, {"validation_auc": value} if np.isfinite(value) else {})
         # Without both classes there is nothing to choose by: the last epoch stands.
         if not np.isfinite(value) or value > self.best:
             self.best, self.best_epoch = max(value, self.best) if np.isfinite(value) else self.best, epoch
             self.save(engine.run_dir / MODEL)
+        if self.end_if_over(engine):
+            engine.log.write(engine.state.iteration, epoch, {"stopped": f"{self.patience} epochs without a better AUC"})
+
+    def end_if_over(self, engine: MethodTrainer) -> bool:
+        """End the run, and say so, where patience is over."""
+        over = 0 < self.patience <= int(engine.state.epoch) - self.best_epoch
+        if over:
+            say(f"ended after epoch {engine.state.epoch}: no better AUC since epoch {self.best_epoch}")
+            engine.terminate()
+        return over
 
     def save(self, path: Path) -> None:
         """Write the network as it is."""
@@ -89,3 +109,10 @@ class Validation:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over where the run was stopped."""
         self.best, self.best_epoch = float(state["best"]), int(state["best_epoch"])
+
+
+def mean_auc(table: pd.DataFrame, outputs: Sequence[str]) -> float:
+    """The mean AUC of those of the outputs that have both classes in a table of predictions; NaN where none has."""
+    values = [roc_auc(table[f"y_{name}"].to_numpy(float), table[f"p_{name}"].to_numpy(float)) for name in outputs]
+    known = [float(value) for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
