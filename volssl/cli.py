@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import volssl
 from volssl.errors import UsageError, UserError, file_error, unforeseen, user_error_in
@@ -44,11 +45,49 @@ class Site(StrEnum):
     b = "B"
 
 
+class LabelSet(StrEnum):
+    """A public data set whose label table is known."""
+
+    rsna2019 = "rsna2019"
+    cq500 = "cq500"
+
+
 class Oblique(StrEnum):
     """What becomes of a grid that lies aslant."""
 
     keep = "keep"
     resample = "resample"
+
+
+class SeveralWords(TyperCommand):
+    """A command with options that take all words up to the next one: `--encoders scratch runs/swav`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Name the option before each of its words; KEY=VALUE ends them, but for NAME=RUN where there is such a run."""
+        taken = {"--encoders": is_encoder, "--fractions": is_number}
+        spread, option, first = [], "", False
+        for word in args:
+            if word.startswith("--"):
+                option, first = word if word in taken else "", True
+                spread.append(word)
+                continue
+            if option and not first and taken[option](word):
+                spread.append(option)
+            elif not first:
+                option = ""
+            spread.append(word)
+            first = False
+        return super().parse_args(ctx, spread)
+
+
+def is_encoder(word: str) -> bool:
+    """Whether a word is an encoder of a comparison, not an override of its config."""
+    return "=" not in word or Path(word.partition("=")[2]).exists()
+
+
+def is_number(word: str) -> bool:
+    """Whether a word is a number."""
+    return word.replace(".", "", 1).isdigit()
 
 
 StoreOption = Annotated[Path, typer.Option(help="What `volssl prepare` wrote.")]
@@ -91,6 +130,38 @@ def simulate_head_ct(
         out, n, seed=seed, site=site.value, fmt=fmt.value, spacing_mm=spacing_mm, slice_mm=slice_mm, workers=workers
     )
     wrote(written, written / "labels.csv")
+    then(f"volssl prepare {out} --store store")
+
+
+@simulate_app.command("brain-mr", epilog="Example: volssl simulate brain-mr --n 60 --out cohort")
+def simulate_brain_mr(
+    out: Annotated[Path, typer.Option(help="Folder to write; made where it is missing.")],
+    n: Annotated[int, typer.Option(min=1, help="Studies.")] = 60,
+    fmt: Annotated[FileFormat, typer.Option("--format", help="File format.")] = FileFormat.nifti,
+    seed: Annotated[int, typer.Option(help="The cohort is a function of it.")] = 0,
+    site: Annotated[Site, typer.Option(help="B shifts scanner and population, for an external test.")] = Site.a,
+    spacing_mm: Annotated[float, typer.Option(min=0.3, max=8, help="Voxel size in plane.")] = 1.0,
+    slice_mm: Annotated[
+        float | None, typer.Option(min=0.5, max=10, help="Slice thickness; drawn where left out.")
+    ] = None,
+    stripped: Annotated[bool, typer.Option("--stripped", help="Without skull and scalp.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; the cohort does not depend on it.")] = 2,
+) -> None:
+    """Simulated brain MRs, T1 after contrast, with metastases or none: volumes, masks, labels.csv, lesions.csv."""
+    from volssl.simulate.cohort import simulate_brain_mr_cohort
+
+    written = simulate_brain_mr_cohort(
+        out,
+        n,
+        seed=seed,
+        site=site.value,
+        fmt=fmt.value,
+        spacing_mm=spacing_mm,
+        slice_mm=slice_mm,
+        stripped=stripped,
+        workers=workers,
+    )
+    wrote(written, written / "labels.csv", written / "lesions.csv")
     then(f"volssl prepare {out} --store store")
 
 
@@ -203,6 +274,23 @@ def split(
     then(pretraining_line(store))
 
 
+@app.command(epilog="Example: volssl labels rsna2019 stage_2_train.csv --store store --out labels.csv")
+def labels(
+    data_set: Annotated[LabelSet, typer.Argument(metavar="DATASET", help="rsna2019 or cq500.")],
+    table: Annotated[Path, typer.Argument(help="Its own label table: stage_2_train.csv or reads.csv.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write, keyed by `study`.")],
+    store: Annotated[Path | None, typer.Option(help="What `volssl prepare` wrote; rsna2019 needs it.")] = None,
+) -> None:
+    """Turn the label table of a public data set into one that finetune takes."""
+    from volssl.data.label_converters import convert_labels
+
+    found = convert_labels(data_set.value, table, out, store=store)
+    positive = int((found["hemorrhage"] == 1).sum())
+    say(f"{len(found)} studies, {positive} with hemorrhage, {int(found['hemorrhage'].isna().sum())} unknown")
+    wrote(out)
+    then(f"volssl finetune hemorrhage --store {store or 'store'} --labels {out} --out runs/hemorrhage")
+
+
 @app.command(epilog="Example: volssl pretrain swav --store store --out runs/swav max_epochs=20 batch_size=8")
 def pretrain(
     method: MethodArgument,
@@ -312,6 +400,51 @@ def evaluate(
     result(as_json, metrics)
     wrote(out / "report.html", out / "metrics.json", out / "predictions.parquet")
     then(f"volssl export {run} --bundle out/head_ct_hemorrhage_classification")
+
+
+@app.command(
+    cls=SeveralWords,
+    epilog="Example: volssl compare hemorrhage --store store --labels cohort/labels.csv --encoders scratch runs/swav "
+    "--fractions 0.1 1 --seeds 3 --out comparison max_epochs=40",
+)
+def compare(
+    task: Annotated[str, typer.Argument(help="hemorrhage or classification.")],
+    store: StoreOption,
+    labels: LabelsOption,
+    encoders: Annotated[list[str], typer.Option(help="scratch, and runs of `volssl pretrain`, or NAME=RUN.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs, the tables and the page.")],
+    overrides: Overrides = None,
+    fractions: Annotated[list[float] | None, typer.Option(help="Of the labelled patients; 0.1 0.25 0.5 1.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeats, each with its own seed and draw of patients.")] = 5,
+    modes: Annotated[str, typer.Option(help="Of `volssl finetune`, parted by commas.")] = "full",
+    split: Annotated[str, typer.Option(help="test, or validation: the test stays closed.")] = "test",
+    target: Annotated[str, typer.Option(help="Label columns of a classification, parted by commas.")] = "",
+    cases: Annotated[int, typer.Option(min=1, help="Scans that are changed, for robustness.")] = 50,
+    draws: Annotated[int, typer.Option(min=0, help="Changes of each scan and kind; 0 for none.")] = 50,
+    workers: Annotated[int, typer.Option(min=1, help="Jobs at once; the figures do not depend on it.")] = 2,
+) -> None:
+    """Did pretraining help? Encoders and scratch, few and many labels, repeated: tables, intervals, and a page."""
+    from volssl.bundle.compare import FRACTIONS
+    from volssl.bundle.compare import compare as run
+
+    files = run(
+        task,
+        store=store,
+        labels=labels,
+        encoders=encoders,
+        out=out,
+        fractions=fractions or FRACTIONS,
+        seeds=seeds,
+        modes=[mode for mode in modes.split(",") if mode],
+        split=split,
+        target=target,
+        cases=cases,
+        draws=draws,
+        workers=workers,
+        words=overrides or [],
+    )
+    wrote(*files)
+    then(f"open {files[0]} in a browser")
 
 
 @app.command(epilog="Example: volssl export runs/hemorrhage --bundle out/head_ct_hemorrhage_classification")

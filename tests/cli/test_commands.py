@@ -22,7 +22,7 @@ from volssl.encoders import load_encoder
 
 Command = Callable[..., Any]
 COMMANDS = [
-    "simulate head-ct", "prepare", "inspect", "check", "split", "pretrain", "estimate", "finetune", "evaluate",
+    "simulate head-ct", "simulate brain-mr", "prepare", "inspect", "check", "split", "pretrain", "estimate", "finetune", "evaluate",
     "export", "predict", "demo",
 ]  # fmt: skip
 TINY = ["max_epochs=1", "batch_size=4", "workers=0"]

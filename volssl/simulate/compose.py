@@ -96,7 +96,7 @@ def sample(
             cut = slicer.at(height + offset)
             part = outside(cut, tissue, pixel)
             cavity[number] += occupancy(cut["inner"], pixel) / np.float32(parts)
-            rows, columns = _inside_box(cut["inner"])
+            rows, columns = inside_box(cut["inner"])
             if rows.stop > rows.start:
                 window = {name: field[rows, columns] for name, field in cut.items()}
                 shares = inside(part[rows, columns], window, lesions, tissue, pixel)
@@ -106,7 +106,8 @@ def sample(
     return image, cavity, blood
 
 
-def _inside_box(inner: Field) -> tuple[slice, slice]:
+def inside_box(inner: Field) -> tuple[slice, slice]:
+    """Rows and columns of the smallest box around what is inside the skull; empty where nothing is."""
     near = inner > -3
     rows, columns = np.flatnonzero(near.any(axis=1)), np.flatnonzero(near.any(axis=0))
     if not len(rows):
@@ -125,7 +126,8 @@ def sheet(distance_mm: Field, half_mm: Field | float, pixel_mm: float) -> Field:
     return np.clip((half_mm - np.abs(distance_mm)) * np.float32(1 / pixel_mm) + np.float32(0.5), 0, most)
 
 
-def _lay(image: Field, share: Field, hu: Field | float) -> None:
+def lay(image: Field, share: Field, hu: Field | float) -> None:
+    """Replace the share of each pixel by what has the value `hu`, in place."""
     image += share * (hu - image)
 
 
@@ -135,27 +137,56 @@ def outside(cut: Fields, tissue: Tissue, pixel: float) -> Field:
     depth, base, patchy = cut["skin"], cut["base"], cut["patchy"]
     muscle = sigmoid(3.0 * patchy - 4.5 + 7.5 * np.clip((-base - 6) / 8, 0, 1))
     soft = -88 + 140 * np.maximum(muscle, occupancy(1.8 - depth, pixel) * np.float32(0.9))
-    _lay(image, occupancy(depth, pixel), soft)
-    _lay(image, occupancy(cut["fat"], pixel) * occupancy(depth - 2.0, pixel), -82.0)
-    _lay(image, occupancy(cut["globe"], pixel), 14.0)
+    lay(image, occupancy(depth, pixel), soft)
+    lay(image, occupancy(cut["fat"], pixel) * occupancy(depth - 2.0, pixel), -82.0)
+    lay(image, occupancy(cut["globe"], pixel), 14.0)
     into = np.minimum(cut["bone"], -cut["inner"])
     diploe = np.clip((into - 1.4) / 1.2, 0, 1)
     bone = np.float32(tissue.bone_hu) - diploe * (620 - 160 * patchy)
-    _lay(image, occupancy(cut["bone"], pixel), bone)
-    _lay(image, occupancy(cut["air"], pixel) * occupancy(depth - 3.0, pixel), -960.0)
+    lay(image, occupancy(cut["bone"], pixel), bone)
+    lay(image, occupancy(cut["air"], pixel) * occupancy(depth - 3.0, pixel), -960.0)
     return image
 
 
 def inside(image: Field, cut: Fields, lesions: tuple[Lesion, ...], tissue: Tissue, pixel: float) -> Field:
     """Fill the cavity in place: fluid, brain, membranes, sinuses and blood; each lesion's share (lesions, A, R)."""
+    half = tissue.sulcus_mm + _distension(cut, lesions)
+    parts = brain_parts(cut, tissue, half, pixel)
+    cavity, ventricle, grey, sinus, membranes = (
+        parts[name] for name in ("cavity", "ventricle", "grey", "sinus", "membranes")
+    )
+    tissue_share, stem = parts["tissue"], parts["stem"]
+    brain = tissue.white_hu + (tissue.grey_hu - tissue.white_hu) * np.maximum(grey, 0.3 * stem)
+    brain -= tissue.leukoaraiosis_hu * np.exp(-np.clip(-cut["ventricle"], 0, None) / 5) * (1 - grey)
+    contents = tissue.fluid_hu + tissue_share * (brain - tissue.fluid_hu)
+    lay(contents, np.maximum(membranes, parts["tent"]), tissue.falx_hu)
+    lay(contents, sinus, tissue.sinus_hu)
+    rooms: Fields = {
+        "fluid": (1 - tissue_share) * (1 - ventricle) * (1 - sinus) * (1 - membranes) * cavity,
+        "ventricle": ventricle * cavity,
+        "brain": occupancy(cut["brain"] - 1, pixel) * (1 - ventricle) * (1 - sinus) * (1 - membranes),  # over sulci
+        "dural": cavity * (1 - sinus),
+    }
+    shares = _bleed(contents, cut, lesions, rooms, pixel)
+    contents += cut["harden"]
+    lay(image, cavity, contents)
+    return shares
+
+
+def brain_parts(cut: Fields, widths: Tissue, sulcus_mm: Field | float, pixel: float) -> Fields:
+    """Shares of each pixel (A, R) that the parts of the brain and its coverings hold.
+
+    `cavity`: inside the skull. `tissue`: brain, without fluid. `ventricle`. `stem`. `grey`: of the tissue. `membranes`:
+    the falx. `tent`. `sinus`. `sulcus_mm` is half the width of a sulcus at the surface.
+    """
     cavity = occupancy(cut["inner"], pixel)
     above = occupancy(np.maximum(cut["tent"], -cut["tent_edge"] - 4), pixel)
-    medial = np.maximum(np.abs(cut["middle"]) - tissue.fissure_mm, -cut["fissure"])
+    medial = np.maximum(np.abs(cut["middle"]) - widths.fissure_mm, -cut["fissure"])
     depth = np.minimum(cut["brain"], medial)
-    half = (tissue.sulcus_mm + _distension(cut, lesions)) * np.clip(1.25 - depth / cut["reach"], 0, 1)
+    half = sulcus_mm * np.clip(1.25 - depth / cut["reach"], 0, 1)
     sulci = sheet(cut["gyri"], half, pixel)
     stem = occupancy(cut["stem"], pixel)
-    third = np.minimum(tissue.third_mm - np.abs(cut["middle"]), cut["third"])
+    third = np.minimum(widths.third_mm - np.abs(cut["middle"]), cut["third"])
     ventricle = np.maximum(occupancy(cut["ventricle"], pixel), occupancy(third, pixel))
     tissue_share = occupancy(depth, pixel) * (1 - sulci) * (1 - occupancy(cut["cistern"], pixel))
     tissue_share = np.maximum(tissue_share, stem * occupancy(cut["brain"] - 1, pixel)) * (1 - ventricle)
@@ -164,24 +195,16 @@ def inside(image: Field, cut: Fields, lesions: tuple[Lesion, ...], tissue: Tissu
     pia = np.minimum(depth, np.sqrt(beyond * beyond + deeper * deeper))
     grey = np.maximum(occupancy(CORTEX_MM - pia, pixel), occupancy(cut["nuclei"], pixel)) * above * (1 - stem)
     grey = np.maximum(grey, (1 - above) * (1 - stem) * np.clip(0.55 + 0.2 * cut["patchy"], 0, 1))
-    brain = tissue.white_hu + (tissue.grey_hu - tissue.white_hu) * np.maximum(grey, 0.3 * stem)
-    brain -= tissue.leukoaraiosis_hu * np.exp(-np.clip(-cut["ventricle"], 0, None) / 5) * (1 - grey)
-    contents = tissue.fluid_hu + tissue_share * (brain - tissue.fluid_hu)
-    membranes = sheet(cut["middle"], tissue.falx_mm, pixel) * occupancy(cut["falx"], pixel)
-    tent = sheet(cut["tent"], tissue.falx_mm, pixel) * occupancy(cut["tent_edge"], pixel)
-    _lay(contents, np.maximum(membranes, tent), tissue.falx_hu)
-    sinus = occupancy(cut["sinus"], pixel)
-    _lay(contents, sinus, tissue.sinus_hu)
-    rooms = {
-        "fluid": (1 - tissue_share) * (1 - ventricle) * (1 - sinus) * (1 - membranes) * cavity,
-        "ventricle": ventricle * cavity,
-        "brain": occupancy(cut["brain"] - 1, pixel) * (1 - ventricle) * (1 - sinus) * (1 - membranes),  # over sulci
-        "dural": cavity * (1 - sinus),
+    return {
+        "cavity": cavity,
+        "tissue": tissue_share,
+        "ventricle": ventricle,
+        "stem": stem,
+        "grey": grey,
+        "membranes": sheet(cut["middle"], widths.falx_mm, pixel) * occupancy(cut["falx"], pixel),
+        "tent": sheet(cut["tent"], widths.falx_mm, pixel) * occupancy(cut["tent_edge"], pixel),
+        "sinus": occupancy(cut["sinus"], pixel),
     }
-    shares = _bleed(contents, cut, lesions, rooms, pixel)
-    contents += cut["harden"]
-    _lay(image, cavity, contents)
-    return shares
 
 
 def _distension(cut: Fields, lesions: tuple[Lesion, ...]) -> Field | float:
@@ -209,5 +232,5 @@ def _bleed(contents: Field, cut: Fields, lesions: tuple[Lesion, ...], rooms: Fie
             contents -= 8 * rim * room
         shares[number] = occupancy(depth, pixel) * room
         uneven = lesion.hu + 2.0 * cut["patchy"]
-        _lay(contents, shares[number] * np.float32(lesion.share), uneven)
+        lay(contents, shares[number] * np.float32(lesion.share), uneven)
     return shares
