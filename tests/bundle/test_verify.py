@@ -223,7 +223,7 @@ def test_an_input_of_ten_gigabytes_is_refused(line: Line, edited: Edited, marker
     bundle = edited("grid: [32, 36, 12]", "grid: [1400, 1400, 1400]")
     contract = json.loads((bundle / "configs" / "metadata.json").read_text())["volssl"]["input_contract"]
     set_metadata(bundle, input_contract=contract | {"grid": [1400, 1400, 1400]})
-    refused(line, bundle, marker, "is no head box")
+    refused(line, bundle, marker, "more than volssl makes")
 
 
 @pytest.mark.parametrize("part", ["models/model.pt", "configs", "configs/inference.yaml", "docs/README.md"])

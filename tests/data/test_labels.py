@@ -58,7 +58,9 @@ def test_a_dicom_study_goes_by_folder_uid_and_accession_number(tmp_path: Path, n
         ("study,bled\nS00,1\n", "no column 'bleed': is 'bled' meant"),
         ("name,bleed\nS00,1\n", "no column 'study'"),
         ("study,bleed\nX1,1\nX2,0\nX3,0\nX4,0\n", r"of its 4 .* has X1, X2, X3; the store has \w{24}, \w{24}, \w{24} "),
-        ("study,bleed\nS00,1\nS00,0\n", "names the study 'S00' twice"),
+        ("study,bleed\nS00,1\nS01,0\nS00,0\n", "'S00' twice, in lines 2 and 4, and they differ in bleed: leave"),
+        ("study,bleed\nS00,\nS00,\n", "'S00' twice, in lines 2 and 3, alike: leave one of them"),
+        ("study,bleed\nX9,1\nX9,1\nS00,0\n", "'X9' twice"),
         ("study,bleed\nS00,1\nS00.nii.gz,0\n", "'S00.nii.gz' twice, as 'S00' too"),
         ("study,bleed\nvolumes,1\n", "'volumes' fits two studies"),
         ("study,bleed\nS00,yes\n", "line 2: bleed holds 'yes'"),
@@ -210,3 +212,26 @@ def test_blank_is_unknown_and_a_study_of_two_series_takes_each_slice_to_its_own(
     assert "1 slices that slice_sops" in capsys.readouterr().err
     with pytest.raises(UserError, match="has 2 volumes, and an index does not tell which"):
         join_labels(store, table(tmp_path, f"study,bleed,slices\n{ROOT_UID}.1.1,1,4\n"))
+
+
+def test_a_study_goes_by_the_stores_own_hash_too(store: Store, tmp_path: Path) -> None:
+    row = store.rows.to_pylist()[1]
+    joined = join_labels(store, table(tmp_path, f"study,bleed\n{row['study']},1\n"), ["bleed"])
+    assert list(joined.index) == [row["id"]]
+
+
+def test_a_cell_becomes_the_index_of_its_class_and_blank_is_unknown(store: Store, tmp_path: Path) -> None:
+    text = "study,grade\nS00,severe\nS01,none\nS02,\nS03,n/a\n"
+    joined = join_labels(store, table(tmp_path, text), classes={"grade": ["none", "severe"]})
+    by_volume = {
+        int(np.argmax([(store.read(str(i))[0] == block(n)).all() for n in range(4)])): g
+        for i, g in joined["grade"].items()
+    }
+    assert (by_volume[0], by_volume[1]) == (1.0, 0.0)  # `none` is a class where it is named as one
+    assert np.isnan([by_volume[2], by_volume[3]]).all()
+
+
+def test_a_cell_of_no_class_is_an_error_that_names_the_line(store: Store, tmp_path: Path) -> None:
+    path = table(tmp_path, "study,grade\nS00,severe\nS01,sever\n")
+    with pytest.raises(UserError, match="line 3: grade holds 'sever', which is none of none, severe; blank is unknown"):
+        join_labels(store, path, classes={"grade": ["none", "severe"]})

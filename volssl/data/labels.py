@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from volssl.data.keys import study_alias
+from volssl.data.keys import plain_name, study_alias
 from volssl.data.label_classes import UNKNOWN, class_indices, class_names
 from volssl.data.manifest import Row
 from volssl.data.slice_labels import SLICE_COLUMNS, slice_indices
@@ -29,7 +29,8 @@ def join_labels(
 ) -> pd.DataFrame:
     """Join a label table to the volumes of a store, by the name of the study.
 
-    The table is keyed by `study`: folder or file name, StudyInstanceUID or AccessionNumber. At most one column may mark
+    The table is keyed by `study`: folder or file name, StudyInstanceUID, AccessionNumber, or the store's hash of it. At
+    most one column may mark
     slices: `slices` (indices counted from inferior), `slice_sops` (SOPInstanceUIDs) or `slice_positions_mm` (RAS z),
     each a list parted by `;`, blank where unknown.
 
@@ -51,7 +52,7 @@ def join_labels(
     table = _read(path, required_columns, classes or {})
     keys = table["study"].map(lambda name: study_alias(store.key, name))
     volumes = _volumes_by_name(store)
-    found = [volumes.get(key, []) for key in keys]
+    found = [volumes.get(key) or volumes.get(name, []) for key, name in zip(keys, table["study"], strict=True)]
     if not any(found):
         raise UserError(_nothing_matches(path, store, table))
     for name, rows in zip(table["study"], found, strict=True):
@@ -101,23 +102,28 @@ def _volumes_by_name(store: Store) -> dict[str, list[Row]]:
     columns = ["id", "patient", "study", "aliases", "split", "shape", "first_slice_z_mm", "slice_step_z_mm", "sop"]
     volumes: dict[str, list[Row]] = {}
     for row in store.rows.select(columns).to_pylist():
-        for alias in row["aliases"]:
+        for alias in (*row["aliases"], row["study"]):
             volumes.setdefault(alias, []).append(row)
     return volumes
 
 
 def _check_studies(path: Path, table: pd.DataFrame, found: Sequence[list[Row]]) -> None:
-    """A study may be called by several names, but has one line."""
-    named: dict[str, str] = {}
-    for name, rows in zip(table["study"], found, strict=True):
-        for volume_id in {row["id"] for row in rows}:
-            if volume_id in named:
-                also = "" if named[volume_id] == name else f", as {named[volume_id]!r} too"
-                raise UserError(f"{path} names the study {name!r} twice{also}: leave one line of it")
-            named[volume_id] = name
-    twice = table["study"][table["study"].duplicated()]
-    if len(twice):
-        raise UserError(f"{path} names the study {twice.iloc[0]!r} twice: leave one line of it")
+    """A study may be called by several names, but has one line, also where the lines agree."""
+    named: dict[str, int] = {}
+    for line, (name, rows) in enumerate(zip(table["study"], found, strict=True)):
+        for key in {plain_name(name), *(row["id"] for row in rows)}:
+            if key in named:
+                raise UserError(_named_twice(path, table, named[key], line))
+        named |= dict.fromkeys([plain_name(name), *(row["id"] for row in rows)], line)
+
+
+def _named_twice(path: Path, table: pd.DataFrame, first: int, second: int) -> str:
+    """Which lines name one study, and whether they agree."""
+    one, other = table.iloc[first], table.iloc[second]
+    also = "" if one["study"] == other["study"] else f", as {one['study']!r} too"
+    unlike = [name for name in table if name != "study" and str(one[name]) != str(other[name])]
+    differ = f"and they differ in {unlike[0]}: leave the right one" if unlike else "alike: leave one of them"
+    return f"{path} names the study {other['study']!r} twice{also}, in lines {first + 2} and {second + 2}, {differ}"
 
 
 def _check_patients(path: Path, table: pd.DataFrame, found: Sequence[list[Row]]) -> None:

@@ -55,9 +55,9 @@ class Failure:
 
 
 class Studies(IterableDataset[dict[str, Any]]):
-    """Yields one batch a volume: `image` (1, channels, *grid), what the transform left beside it, `study`, `volume`, `place`.
+    """Yields one batch a volume: `image` (1, channels, *grid), what the transform left beside it, `study`, `volume`.
 
-    `place` counts the volumes of a study from 0. `foreground` and `intensity` are as in a store's manifest.
+    `place` beside them counts the volumes of a study from 0. `foreground` and `intensity` are as in a store's manifest.
 
     The headers are read first, the voxels of a volume when its turn comes. A study that cannot be read, is of another
     modality, or fails in the transform stops no other: it stands in `failures` once the iteration has passed it.
