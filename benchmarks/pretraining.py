@@ -27,8 +27,9 @@ from volssl.evaluation.metrics import roc_auc
 from volssl.simulate.cohort import simulate_cohort
 
 SPACING, GRID = "[3.5, 3.5, 7.0]", "[48, 56, 20]"
-LOOK = (f"spacing_mm={SPACING}", f"crop_size={GRID}", "small_crop_size=[32, 38, 14]", "workers=1")
-ZOOM = "zoom=[[0.7, 1.0], [0.9, 1.3]]"  # on this grid: benchmarks/views.py says what share of pairs keeps a bleed
+WINDOW = "[40, 80]"  # the brain window of every reading room; docs/methods.md says what the paper's (55, 200) gives
+LOOK = (f"spacing_mm={SPACING}", f"crop_size={GRID}", "small_crop_size=[32, 38, 14]", f"window_hu={WINDOW}")
+ZOOM = "zoom=[[0.8, 1.1], [0.9, 1.2]]"  # on this grid: benchmarks/views.py says what share of pairs keeps a bleed
 SCRATCH = "scratch"
 ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # arm: method, preset, and what its config states otherwise
     "SwAV, generic views": ("swav", "generic_views", (f"method::views::{ZOOM}",)),
@@ -48,10 +49,10 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3, help="fine-tunings with the fewest labels; one with more")
     options.add_argument("--epochs", type=int, default=30, help="of pretraining")
     options.add_argument(
-        "--steps", type=int, nargs="+", default=[500, 1500], help="of fine-tuning, for each of --labels"
+        "--steps", type=int, nargs="+", default=[400, 1200], help="of fine-tuning, for each of --labels"
     )
     options.add_argument("--arms", nargs="+", default=[SCRATCH, *ARMS], choices=[SCRATCH, *ARMS])
-    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--threads", type=int, default=1)
     chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     store, labels = cohort(chosen.out, chosen.unlabelled, chosen.validation)
@@ -109,7 +110,8 @@ def tuned(run: Path, store: Path, labels: Path, encoder: Path | None, *, steps: 
         count = sum(1 for line in labels.open()) - 1
         training = count - len(pd.read_csv(labels).pipe(lambda t: t[t["study"].str.startswith("A200")]))
         epochs = max(1, round(steps / max(1, training // 16)))
-        words = [f"task::grid={GRID}", f"max_epochs={epochs}", f"seed={seed}", f"train::handlers::0::every={epochs}"]
+        words = [f"task::grid={GRID}", f"task::window_hu={WINDOW}", f"max_epochs={epochs}", f"seed={seed}"]
+        words.append(f"train::handlers::0::every={epochs}")
         finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, words=words, resume=run.is_dir())
         evaluate_run(run, store=store, labels=labels, split="validation", out=run / "validation")
     return pd.read_parquet(predictions)

@@ -188,7 +188,11 @@ def test_a_config_that_does_not_exist_lists_those_there_are() -> None:
 
 def test_a_methods_file_is_laid_over_what_all_share() -> None:
     assert [path.name for path in bundle_config("volume_pretraining", "swav")] == ["base.yaml", "swav.yaml"]
-    assert SWAV["optimizer"]["_target_"] == "volssl.engine.LARC"
+    assert SWAV["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert (
+        read_config(bundle_config("volume_pretraining", "swav", preset="paper"))["optimizer"]["_target_"]
+        == "volssl.engine.LARC"
+    )
     assert SWAV["max_epochs"] == 100
 
 

@@ -81,9 +81,9 @@ class MultiCrop(Cropping):
         *,
         sizes: Sequence[Sequence[float]] = ((192, 224, 40), (96, 112, 20)),
         unit: str = "voxels",
-        counts: Sequence[int] = (1, 4),
+        counts: Sequence[int] = (2, 2),
         spacing_mm: Millimetres = (0.875, 0.875, 3.5),
-        zoom: Sequence[tuple[float, float]] = ((0.7, 1.0), (1.2, 1.8)),
+        zoom: Sequence[tuple[float, float]] = ((0.8, 1.1), (1.2, 1.6)),
         rescale: Rescale | None = None,
         border: float = 0.1,
         min_overlap: float = 0.5,
@@ -91,11 +91,11 @@ class MultiCrop(Cropping):
         energies: Energies | None = None,
         energy_probability: float = 0.5,
         gamma: tuple[float, float] = (1.8, 2.6),
-        gamma_probability: float = 0.2,
-        scale: tuple[float, float] = (0.9, 1.1),
-        shift: tuple[float, float] = (-0.1, 0.1),
+        gamma_probability: float = 0.0,
+        scale: tuple[float, float] = (0.92, 1.08),
+        shift: tuple[float, float] = (-0.02, 0.02),
         flip: tuple[float, float, float] = (0.5, 0.0, 0.0),
-        noise: float = 0.05,
+        noise: float = 0.03,
     ) -> None:
         if not len(sizes) == len(counts) == len(zoom):
             raise ValueError(f"sizes, counts and zoom are of one length, not {len(sizes)}, {len(counts)}, {len(zoom)}")
