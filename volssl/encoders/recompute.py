@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
+
+from volssl.encoders.batchnorm import running_statistics
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
@@ -25,17 +26,13 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def statistics_kept(block: nn.Module) -> Iterator[None]:
     """Running statistics stay: the second pass over a batch would else count it twice."""
-    layers = [layer for layer in block.modules() if isinstance(layer, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-            if layer.training and layer.num_batches_tracked is not None:
-                layer.num_batches_tracked.sub_(1)
+    with running_statistics(block, taken=0.0) as layers:
+        try:
+            yield
+        finally:
+            for layer in layers:
+                if layer.training and layer.num_batches_tracked is not None:
+                    layer.num_batches_tracked.sub_(1)
 
 
 def as_tensor(value: object) -> Tensor:

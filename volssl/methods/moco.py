@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from volssl.encoders.base import Encoder
+from volssl.encoders.batchnorm import running_statistics
 from volssl.heads import projection_head
 from volssl.losses import queue_loss
 from volssl.losses.collapse import effective_rank, feature_spread
@@ -91,7 +91,7 @@ class MoCo(Method):
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """`crop0` and `crop1` (B, C, R, A, S) -> `queries` and `keys` (B, feature_dim), and `kin` (B, 3)."""
         first = int(self.step) == 0
-        with taken_over(self) if first and self.training else nullcontext():
+        with running_statistics(self, taken=1.0) if first and self.training else nullcontext():
             queries = self.projector(self.encoder.pool(self.encode(batch["crop0"])))
         if first:  # weights may have been read into the encoder since it was copied
             self.follow(0.0)
@@ -138,17 +138,3 @@ class MoCo(Method):
         """What `engine.monitor` reads; the effective rank is that of the queue, once it is full."""
         told = {name: float(value) for name, value in self._last.items()}
         return told | {"loss_floor": math.log(1 + self.queue_length)}
-
-
-@contextmanager
-def taken_over(network: nn.Module) -> Iterator[None]:
-    """Have the next batch's statistics become the running ones, instead of a tenth of them."""
-    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
