@@ -221,7 +221,7 @@ def test_a_bad_study_does_not_stop_the_rest_and_is_named(line: Line, mixed: Path
     with pytest.raises(UserError) as refused:
         predict_studies(line.bundle, [mixed], tmp_path / "out")
     message = str(refused.value)
-    assert "1 volumes answered" in message
+    assert "1 volume answered" in message
     assert f"{mixed / 'a_broken.nii.gz'}: " in message
     assert f"{mixed / 'c_mr.nii.gz'}: By its values it is MR and the bundle was trained on CT" in message
     assert "\n" not in message
@@ -316,7 +316,7 @@ def test_a_damaged_file_beside_a_scan_is_said_and_alone_is_a_bad_study(
     assert "a part was passed over" in capsys.readouterr().err
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "note.dcm").write_bytes(b"no DICOM")
-    with pytest.raises(UserError, match=r"1 studies could not be: .*alone: "):
+    with pytest.raises(UserError, match=r"1 study could not be: .*alone: "):
         predict_studies(line.bundle, [tmp_path / "alone"], tmp_path / "out")
 
 

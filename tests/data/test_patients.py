@@ -72,7 +72,7 @@ def test_a_later_table_that_moves_a_patient_is_told(tmp_path: Path, capsys: pyte
     prepared(tmp_path, "study,patient,split\nS00,Ann,train\nS01,Ann,train\n")
     (tmp_path / "later.csv").write_text("study,patient,split\nS01,Ann,test\n")
     prepare([tmp_path / "cohort"], tmp_path / "store", patients=tmp_path / "later.csv", workers=0)
-    assert "1 patients go to another side, as later.csv says" in capsys.readouterr().err
+    assert "1 patient goes to another side, as later.csv says" in capsys.readouterr().err
     assert sorted(row["split"] for row in Store.open(tmp_path / "store").rows.to_pylist()).count("test") >= 2
 
 

@@ -168,3 +168,16 @@ def test_statistics_of_all_ranks_alone_are_plain_ones() -> None:
     torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+
+
+@pytest.mark.parametrize(
+    ("n", "said"),
+    [
+        (1, "1 volume is fewer than one batch of 2; set batch_size=1, or prepare more volumes"),
+        (2, "2 volumes are fewer than one batch of 3; set batch_size=2 or less, or prepare more volumes"),
+    ],
+)
+def test_a_batch_that_cannot_be_filled_is_refused_in_words(n: int, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        trainer_of(guess(), tmp_path, data=TinyData(n), batch_size=n + 1)
+    assert str(refused.value) == said

@@ -21,7 +21,7 @@ from volssl.data.studies import Studies, Study
 from volssl.data.volume import Volume
 from volssl.errors import UserError
 from volssl.files import write_text
-from volssl.progress import say
+from volssl.progress import counted, say
 from volssl.tasks.slices import LEAST_OVERLAP
 from volssl.transforms.head_box import BoxInfo
 
@@ -114,8 +114,8 @@ class AnswerWriter:
             named = "; ".join(f"{failure.study.path}: {failure.reason.rstrip('.')}" for failure in failures[:5])
             tables = f"{self.output_dir / TABLE} and {PATHS} beside it"
             more = f"; and {len(failures) - 5} more, see {tables}" if len(failures) > 5 else ""
-            answered = f"{len(self.answers)} volumes answered in {self.output_dir}"
-            raise UserError(f"{answered}, {len(failures)} studies could not be: {named}{more}")
+            answered = f"{counted(len(self.answers), 'volume')} answered in {self.output_dir}"
+            raise UserError(f"{answered}, {counted(len(failures), 'study')} could not be: {named}{more}")
 
     def show(self) -> None:
         """Say each answer's key, its study as the user named it, and the probabilities for the volume."""

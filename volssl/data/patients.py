@@ -15,7 +15,7 @@ from volssl.data.splits import SPLITS, SplitPlan, by_hash, same_person, settle
 from volssl.data.user_table import read_texts
 from volssl.data.volume import PATIENT_UNKNOWN
 from volssl.errors import UserError
-from volssl.progress import say
+from volssl.progress import counted, say
 
 PATIENTS_FILE = "patients.csv"  # in the root of a source folder
 SPLIT_WORDS = {name: name for name in SPLITS} | {"val": "validation", "valid": "validation"}
@@ -113,16 +113,15 @@ def join_patients(rows: Sequence[Row], table: PatientTable, key: bytes) -> None:
             told[keyed_hash(key, "patient", record["patient"])] = record["split"]
     moved = {row["patient"] for row in rows if row["split"] and told.get(row["patient"], row["split"]) != row["split"]}
     if moved:
-        say(
-            f"{len(moved)} patients go to another side, as {table.path.name} says; earlier training has seen them there"
-        )
+        go = f"{counted(len(moved), 'patient')} {'goes' if len(moved) == 1 else 'go'} to another side"
+        say(f"{go}, as {table.path.name} says; earlier training has seen them there")
     for row in rows:
         row["split"] = told.get(row["patient"], row["split"])
     if len(unmatched) == len(table.frame):
         names = ", ".join(unmatched[:3])
         raise UserError(f"{table.path} names no study of the store ({names}): use the file or folder name, or the UID")
     if unmatched:
-        say(f"{len(unmatched)} of {len(table.frame)} studies in {table.path.name} are not in the store")
+        say(f"{len(unmatched):,} of {counted(len(table.frame), 'study')} in {table.path.name} are not in the store")
 
 
 def settle_splits(rows: Sequence[Row], key: bytes, plan: SplitPlan | None = None) -> None:

@@ -28,7 +28,7 @@ from volssl.data.unforeseen import unforeseen
 from volssl.data.volume import PATIENT_UNKNOWN, RefusedError, Volume
 from volssl.errors import UsageError, UserError
 from volssl.files import is_full_disk, write_text
-from volssl.progress import say, track
+from volssl.progress import counted, say, track
 
 OWN = {STORE_RECORD, MANIFEST, JOURNAL, VOLUMES, KEY_FILE, PATHS, REJECTED, LOCK}
 
@@ -61,9 +61,9 @@ class PrepareSummary:
         splits = ", ".join(f"{self.splits[name]} {name}" for name in SPLITS if name in self.splits)
         marked = f", {self.near_duplicates} marked as near-duplicates" if self.near_duplicates else ""
         return (
-            f"{self.stored} volumes stored, {self.known} there before, {self.rejected.total()} rejected"
+            f"{counted(self.stored, 'volume')} stored, {self.known:,} there before, {self.rejected.total():,} rejected"
             + (f" ({refused})" if refused else "")
-            + f"; the store holds {self.volumes} of {self.patients} patients ({splits}){marked}"
+            + f"; the store holds {self.volumes:,} of {counted(self.patients, 'patient')} ({splits}){marked}"
         )
 
     def as_dict(self) -> dict[str, object]:
@@ -253,7 +253,8 @@ def _finish(ledger: Ledger, table: PatientTable | None, key: bytes, summary: Pre
     summary.splits = dict(Counter(row["split"] for row in rows))
     unknown = sum(PATIENT_UNKNOWN in row["notes"] for row in rows)
     if unknown:
-        say(f"of {len(rows)} volumes, {unknown} name no patient: each study counts as one; --patients CSV says more")
+        some = f"{unknown:,} of {counted(len(rows), 'volume')} {'names' if unknown == 1 else 'name'} no patient"
+        say(f"{some}: each study counts as one; --patients CSV says more")
 
 
 def _record(store: Path) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from volssl.engine.schedule import WarmupCosine
 from volssl.engine.step import PRECISIONS, NonFiniteLossError, step_seed, train_step
 from volssl.errors import UserError
 from volssl.methods.base import Method, Progress
+from volssl.progress import counted
 
 
 class TrainingSet(Protocol):
@@ -107,8 +108,10 @@ class MethodTrainer(SupervisedTrainer):  # type: ignore[misc]
         whole = batch_size * world_size()
         if len(dataset) < whole:
             shared = f" on each of {world_size()} ranks" if world_size() > 1 else ""
-            few = f"{len(dataset)} volumes are fewer than one batch of {batch_size}{shared}"
-            raise UserError(f"{few}; set batch_size={len(dataset) // world_size()} or less, or prepare more volumes")
+            few = f"{counted(len(dataset), 'volume')} {'is' if len(dataset) == 1 else 'are'} fewer than one batch"
+            most = len(dataset) // world_size()
+            smaller = f"set batch_size={most}{' or less' if most > 1 else ''}, or " if most else ""
+            raise UserError(f"{few} of {batch_size}{shared}; {smaller}prepare more volumes")
         if not 1 <= accumulate <= batch_size:
             raise UserError(f"accumulate {accumulate}: a batch of {batch_size} is cut into 1 to {batch_size} parts")
         self.run_dir = Path(output_dir)
