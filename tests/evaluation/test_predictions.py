@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
+from volssl.evaluation.delong import delong_interval
 from volssl.evaluation.operating_points import equal_point
 from volssl.evaluation.predictions import cases_of, evaluate_predictions, write_metrics_json
 
@@ -43,6 +44,40 @@ def test_the_threshold_of_validation_is_applied_unchanged(predictions, validatio
     assert (point["tp"], point["fp"]) == (int((called & positive).sum()), int((called & ~positive).sum()))
     sensitivity = result["outputs"]["hemorrhage"]["metrics"]["sensitivity"]["value"]
     assert sensitivity == pytest.approx(point["tp"] / (point["tp"] + point["fn"]))
+
+
+def test_an_undefined_figure_is_none_with_its_own_reason_and_the_json_is_strict(
+    predictions, validation, tmp_path
+) -> None:
+    low = predictions.assign(p_hemorrhage=predictions["p_hemorrhage"] / 1000)  # nobody reaches a threshold
+    result = evaluate_predictions(low, outputs=["hemorrhage"], validation=validation, resamples=20)
+    found = result["outputs"]["hemorrhage"]["metrics"]
+    assert (found["ppv"]["value"], found["ppv"]["low"], found["ppv"]["reason"]) == (
+        None,
+        None,
+        "no case is called positive",
+    )
+    assert found["mcc"]["reason"] == "the cases, or the calls, are all of one class"
+    assert (found["sensitivity"]["value"], found["specificity"]["value"], found["f1"]["value"]) == (0, 1, 0)
+    assert '"ppv"' in write_metrics_json(result, tmp_path / "metrics.json").read_text()
+
+
+def test_why_a_threshold_was_not_chosen_on_validation_is_told(predictions, validation) -> None:
+    none = validation.assign(y_hemorrhage=0.0)
+    for held_out, reason in ((None, "no validation cases were given"), (none, "all 80 labelled cases are negative")):
+        found = evaluate_predictions(predictions, outputs=["hemorrhage"], validation=held_out, resamples=20)
+        output = found["outputs"]["hemorrhage"]
+        assert {point["why_not_on_validation"] for point in output["operating_points"].values()} == {reason}
+        assert (output["calibration"]["temperature"], output["calibration"]["reason"]) == (None, reason)
+        assert output["calibration"]["after"] is None
+
+
+def test_patients_with_several_studies_have_no_delong_error_and_others_do(predictions) -> None:
+    several = evaluate_predictions(predictions, outputs=["hemorrhage"], resamples=20)["outputs"]["hemorrhage"]
+    assert "patients have several cases" in several["auc_delong"]["reason"]
+    single = evaluate_predictions(predictions[::2], outputs=["hemorrhage"], resamples=20)["outputs"]["hemorrhage"]
+    expected, _, _ = delong_interval(predictions["y_hemorrhage"][::2], predictions["p_hemorrhage"][::2])
+    assert single["auc_delong"]["standard_error"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("with_useless_validation", [False, True])

@@ -112,6 +112,24 @@ def test_a_threshold_that_flatters_is_named_on_the_page(predictions, tmp_path) -
     )
 
 
+def test_operating_points_temperature_and_subgroups_stand_on_the_page(predictions, validation, tmp_path) -> None:
+    by = ("sex", "age_band")
+    metrics = evaluate_predictions(predictions, outputs=OUTPUTS, validation=validation, by=by, resamples=20)
+    page = Elements(write_report(tmp_path, predictions, metrics, title="Hemorrhage"))
+    first = metrics["outputs"]["hemorrhage"]
+    for point in first["operating_points"].values():
+        assert f"{point['threshold']:.3f} {point['metrics']['sensitivity']['value']:.3f}" in page.text
+    assert f"Hemorrhage {first['calibration']['temperature']:.2f}" in page.text
+    female = first["subgroups"]["sex"]["F"]
+    told = f"F 20 {female['positives']} of 40 {female['metrics']['auc']['value']:.3f}"
+    assert told in page.text.replace(" small", "")
+    assert "80+ small" in page.text
+    assert "unknown small" in page.text
+    alts = [picture["alt"] or "" for picture in page.pictures()]
+    assert any(alt.startswith("AUC: Sex: F") and "80+" not in alt for alt in alts)  # small groups are not drawn
+    assert any("Reliability curve" in alt and f"{first['calibration']['before']['ece']:.3f}" in alt for alt in alts)
+
+
 def test_the_notices_stand_on_the_page(predictions, tmp_path) -> None:
     simulated = "Simulated data: says nothing about patients."
     text = Elements(evaluation_page(tmp_path / "a", predictions, simulated=simulated)).text

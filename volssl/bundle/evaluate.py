@@ -29,6 +29,7 @@ from volssl.evaluation.page import number
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
 from volssl.evaluation.validation import MODEL
 from volssl.files import write_atomically
+from volssl.heads import NeighbourNetwork
 from volssl.progress import say
 from volssl.tasks import BoxCache, Task, TaskViews
 from volssl.tasks.inference import predict_table
@@ -66,7 +67,10 @@ def load_run(run: Path) -> FineTuned:
     parser = ConfigParser(read_config(run / CONFIG))
     network: nn.Module = parser.get_parsed_content("network_def")
     facts = load_tensors(run / MODEL)
-    load_weights(network, facts.pop("network"), source=str(run / MODEL), least=1.0)
+    state = facts.pop("network")
+    if isinstance(network, NeighbourNetwork):  # how many cases it remembers stands in its weights alone
+        network.remember(state["cases"], state["votes"])
+    load_weights(network, state, source=str(run / MODEL), least=1.0)
     task = parser.get_parsed_content("task")
     return FineTuned(task=task, network=network.eval(), facts=facts, fold=parser.get("fold"))
 

@@ -40,14 +40,14 @@ class Bin:
 
 
 def reliability(y: Floats, probability: Floats, *, bins: int = BINS) -> list[Bin]:
-    """The bins that hold a case, from the lowest; a probability on an edge is of the upper bin, 1 of the last.
+    """The bins that hold a case, from the lowest; a probability on an edge is of the lower bin.
 
     Args:
         y: labels (n,) of 0 and 1.
         probability: (n,) in [0, 1].
         bins: of equal width.
     """
-    of_case = np.minimum((probability * bins).astype(int), bins - 1)
+    of_case = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], probability)
     counts = np.bincount(of_case, minlength=bins)
     sums = np.bincount(of_case, weights=probability, minlength=bins), np.bincount(of_case, weights=y, minlength=bins)
     return [

@@ -190,14 +190,14 @@ def _reliability_picture(calibration: Mapping[str, Any], name: str) -> Picture:
 
 
 def _subgroup_picture(subgroups: Mapping[str, Mapping[str, Any]], whole: float | None) -> Picture | None:
-    """AUC of each group that has both classes, beside that of all."""
+    """AUC of each group that is not small, beside that of all."""
     intervals = {
         f"{column}: {group}": Interval(**figures["metrics"]["auc"])
         for column, groups in subgroups.items()
         for group, figures in groups.items()
-        if figures["metrics"]["auc"]["value"] is not None
+        if not figures["small"]
     }
     if not intervals or whole is None:
         return None
-    caption = "AUC of each subgroup with its interval. Dotted: all cases."
+    caption = "AUC of each subgroup that is not small, with its interval. Dotted: all cases."
     return interval_picture(intervals, axis="AUC", caption=caption, reference=whole)

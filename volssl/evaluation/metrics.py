@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from volssl.evaluation.ranking import walk
+
 Floats = npt.NDArray[np.float64]
 SURE = 1e-7  # a float32 sigmoid rounds to 0 or 1 beyond; a logarithm needs a bound
 
@@ -41,18 +43,22 @@ class Confusion:
 
 def roc_auc(y: Floats, score: Floats, weights: Floats | None = None, /) -> Floats:
     """Area under the ROC curve by trapezoids, so that a tie counts a half; NaN without both classes."""
-    return _area(*_counts_from_the_top(*_labelled(y, score, weights)))
+    return of_ranking(y, score, weights)["auc"]
 
 
 def average_precision(y: Floats, score: Floats, weights: Floats | None = None, /) -> Floats:
     """Mean precision over the steps of recall, not interpolated (scikit-learn's definition); NaN without positives."""
-    return _mean_precision(*_counts_from_the_top(*_labelled(y, score, weights)))
+    return of_ranking(y, score, weights)["average_precision"]
 
 
 def of_ranking(y: Floats, score: Floats, weights: Floats | None = None, /) -> dict[str, Floats]:
-    """`auc` and `average_precision`, of one sort."""
-    tp, fp = _counts_from_the_top(*_labelled(y, score, weights))
-    return {"auc": _area(tp, fp), "average_precision": _mean_precision(tp, fp)}
+    """`auc` and `average_precision`, of one sort and one pass."""
+    y, score, weights = _labelled(y, score, weights)
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.diff(score[order]) != 0, True)[: len(score)]  # whether a case is the last of a run of ties
+    rows = weights.reshape(-1, weights.shape[-1])
+    figures = walk()(np.ascontiguousarray(rows), y, order, ends).reshape(2, *weights.shape[:-1])
+    return {"auc": figures[0], "average_precision": figures[1]}
 
 
 def brier_score(y: Floats, score: Floats, weights: Floats | None = None, /) -> Floats:
@@ -174,30 +180,6 @@ def _labelled(y: Floats, score: Floats, weights: Floats | None) -> tuple[Floats,
     if np.isnan(score).any():
         raise ValueError(f"{int(np.isnan(score).sum())} labelled cases have no score (NaN)")
     return y, score, weights
-
-
-def _counts_from_the_top(y: Floats, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weight of positives and negatives at or above each distinct score, highest first, after a zero: (..., k + 1)."""
-    order = np.argsort(-score, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(score[order]) != 0, True)[: len(score)])  # the last of each run of ties
-    weights = weights[..., order]  # (..., n)
-    positive = np.cumsum(weights * y[order], axis=-1)[..., ends]
-    every = np.cumsum(weights, axis=-1)[..., ends]
-    zero = np.zeros((*every.shape[:-1], 1))
-    return np.concatenate((zero, positive), axis=-1), np.concatenate((zero, every - positive), axis=-1)
-
-
-def _area(tp: Floats, fp: Floats) -> Floats:
-    """(..., k + 1) counts from the top -> AUC (...)."""
-    area = np.sum(np.diff(fp, axis=-1) * (tp[..., 1:] + tp[..., :-1]), axis=-1) / 2
-    return _ratio(area, tp[..., -1] * fp[..., -1])
-
-
-def _mean_precision(tp: Floats, fp: Floats) -> Floats:
-    """(..., k + 1) counts from the top -> average precision (...)."""
-    called = tp + fp
-    precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)  # no weight yet: recall stands still
-    return _ratio(np.sum(np.diff(tp, axis=-1) * precision[..., 1:], axis=-1), tp[..., -1])
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

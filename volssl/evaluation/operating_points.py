@@ -70,7 +70,9 @@ RULES = {
         "Sensitivity 80\N{NO-BREAK SPACE}%", "sensitivity is at least 80 %", partial(sensitivity_point, sensitivity=0.8)
     ),
     "specificity_95": Rule(
-        "Specificity 95\N{NO-BREAK SPACE}%", "specificity is at least 95 %", partial(specificity_point, specificity=0.95)
+        "Specificity 95\N{NO-BREAK SPACE}%",
+        "specificity is at least 95 %",
+        partial(specificity_point, specificity=0.95),
     ),
 }
 
