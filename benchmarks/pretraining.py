@@ -30,13 +30,18 @@ SPACING, GRID = "[3.5, 3.5, 7.0]", "[48, 56, 20]"
 WINDOW = "[40, 80]"  # the brain window of every reading room; docs/methods.md says what the paper's (55, 200) gives
 LOOK = (f"spacing_mm={SPACING}", f"crop_size={GRID}", "small_crop_size=[32, 38, 14]", f"window_hu={WINDOW}")
 ZOOM = "zoom=[[0.8, 1.1], [0.9, 1.2]]"  # on this grid: benchmarks/views.py says what share of pairs keeps a bleed
+BOXES = ("method::views::non_linear=0.0", "method::views::outer=0.2")  # HU stay what they are; mostly boxes are hidden
 SCRATCH = "scratch"
 ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # arm: method, preset, and what its config states otherwise
     "SwAV, generic views": ("swav", "generic_views", (f"method::views::{ZOOM}",)),
     "SwAV, paper's views": ("swav", "paper_views", ("method::views::fraction=[0.5, 1.1]",)),
     "SwAV": ("swav", "", (f"method::views::{ZOOM}",)),
-    "restoration": ("restoration", "", ()),
-    "combined": ("combined", "", (f"method::parts::swav::views::{ZOOM}",)),
+    "restoration": ("restoration", "", BOXES),
+    "combined": (
+        "combined",
+        "",
+        (f"method::parts::swav::views::{ZOOM}", *(word.replace("::", "::parts::restoration::", 1) for word in BOXES)),
+    ),
 }
 
 

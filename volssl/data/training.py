@@ -38,6 +38,7 @@ class TrainingScans(ViewDataset):
         modality: `CT`, `MR`, or `CT+MR` for both.
         labels: a joined label table; only the volumes in it are used.
         fraction: share of the patients to use; the patients of a smaller fraction lie within those of a larger one.
+        draw: which of many orders the patients of a fraction are taken in: repeats learn from other patients.
         unique: take one volume of each group of near-duplicates, and for training none of a group that has a part in
             validation or test. None does so for training without labels: a labelled study is never left out.
         fold: train on the patients of the other folds, validate on those of this one; the test stays the test.
@@ -65,6 +66,7 @@ class TrainingScans(ViewDataset):
         modality: str = "CT",
         labels: pd.DataFrame | None = None,
         fraction: float = 1.0,
+        draw: int = 0,
         unique: bool | None = None,
         fold: int | None = None,
         pairs: str = "volume",
@@ -72,7 +74,14 @@ class TrainingScans(ViewDataset):
     ) -> None:
         opened = Store.open(store)
         rows = chosen_rows(
-            opened, split=split, modality=modality, labels=labels, fraction=fraction, unique=unique, fold=fold
+            opened,
+            split=split,
+            modality=modality,
+            labels=labels,
+            fraction=fraction,
+            draw=draw,
+            unique=unique,
+            fold=fold,
         )
         self.ids: Sequence[str] = Texts(rows["id"])
         self.patients: Sequence[str] = Texts(rows["patient"])
@@ -99,6 +108,7 @@ def chosen_rows(
     modality: str = "CT",
     labels: pd.DataFrame | None = None,
     fraction: float = 1.0,
+    draw: int = 0,
     unique: bool | None = None,
     fold: int | None = None,
 ) -> pa.Table:
@@ -123,7 +133,7 @@ def chosen_rows(
         )
     rows = rows.filter(pa.array(chosen))
     if fraction != 1:
-        within = chosen_patients(pc.unique(rows["patient"]).to_pylist(), fraction)
+        within = chosen_patients(pc.unique(rows["patient"]).to_pylist(), fraction, draw=draw)
         rows = rows.filter(pc.is_in(rows["patient"], pa.array(sorted(within))))
     return rows
 
@@ -277,8 +287,8 @@ def equal(column: pa.ChunkedArray, value: str) -> np.ndarray:
     return held
 
 
-def chosen_patients(patients: Iterable[str], fraction: float) -> set[str]:
-    """A fraction of the patients, at least one; fractions are nested, whatever the volumes.
+def chosen_patients(patients: Iterable[str], fraction: float, *, draw: int = 0) -> set[str]:
+    """A fraction of the patients, at least one; fractions of one draw are nested, whatever the volumes.
 
     The order is that of a hash of the (keyed) patient hash, so that it has nothing to do with the split.
 
@@ -287,7 +297,8 @@ def chosen_patients(patients: Iterable[str], fraction: float) -> set[str]:
     """
     if not 0 < fraction <= 1:
         raise UserError(f"fraction={fraction}: give a share of the training patients, above 0 and at most 1")
-    ordered = sorted(set(patients), key=lambda patient: hashlib.sha256(f"fraction:{patient}".encode()).digest())
+    salt = f"fraction {draw}" if draw else "fraction"
+    ordered = sorted(set(patients), key=lambda patient: hashlib.sha256(f"{salt}:{patient}".encode()).digest())
     return set(ordered[: math.ceil(fraction * len(ordered))])
 
 
