@@ -78,11 +78,11 @@ def test_an_interrupted_cohort_is_completed_to_the_same_bytes(cohort: Path, tmp_
 
     make, made = module.make_study, []
 
-    def fail_after_three(out, settings, plan):
+    def fail_after_three(kind, out, settings, plan):
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append(plan.study)
-        return make(out, settings, plan)
+        return make(kind, out, settings, plan)
 
     monkeypatch.setattr(module, "make_study", fail_after_three)
     with pytest.raises(KeyboardInterrupt):

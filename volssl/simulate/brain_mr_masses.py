@@ -20,6 +20,7 @@ COUNTS = (((1, 1), 0.22), ((2, 3), 0.26), ((4, 9), 0.31), ((10, 24), 0.21))  # l
 PLACES = (("junction", 0.76), ("cerebellum", 0.16), ("deep", 0.06), ("stem", 0.02))
 PARTS_MM = 1.0  # masses are laid into pieces of a voxel of this size at most, and averaged
 MENINGIOMA_CHANCE = 0.07
+FARTHEST_EDEMA = 1.6  # times its width: how far its fingers reach
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ def lay_masses(scan: Scan, masses: list[Mass], grid: Grid) -> list[tuple[tuple[s
 
 def _box(mass: Mass, grid: Grid) -> tuple[slice, slice, slice] | None:
     """The voxels that a mass and its edema may reach, (S, A, R); None where the scan does not hold them."""
-    reach = 0.75 * mass.diameter_mm + mass.edema_mm + 1
+    reach = 0.75 * mass.diameter_mm + FARTHEST_EDEMA * mass.edema_mm + 1
     sides = []
     for axis_mm, size_mm, middle in (
         (grid.s_mm, grid.slice_mm, mass.center_mm[2]),
@@ -251,13 +252,16 @@ def _shares(mass: Mass, box: tuple[slice, slice, slice], grid: Grid) -> tuple[Fi
     for wave, phase in zip(mass.waves.T, mass.phases, strict=True):
         w = wave.astype(np.float32)
         lumps += np.sin((w[0] * ball[0] + w[1] * ball[1] + w[2] * ball[2]) / away + np.float32(phase))
+    lumps /= np.float32(np.sqrt(mass.waves.shape[1] / 2))  # their deviation is 1 now
     radius = np.float32(mass.diameter_mm / 2)
-    depth = radius * (1 + np.float32(mass.roughness) * lumps / np.float32(1.6)) - away
+    depth = radius * (1 + np.float32(mass.roughness) * lumps) - away
     width = np.float32(np.cbrt(np.prod([step[1] - step[0] if len(step) > 1 else PARTS_MM for step in axes])))
     whole = np.clip(depth / width + 0.5, 0, 1)
     inner = np.clip((depth - np.float32(mass.rim_mm)) / width + 0.5, 0, 1) if mass.rim_mm else np.zeros_like(whole)
-    reach = np.float32(max(mass.edema_mm, 1e-3)) * (1 + 0.35 * lumps)
-    edema = np.clip(1 + depth / np.maximum(reach, 0.3), 0, 1) ** 0.5 if mass.edema_mm else np.zeros_like(whole)
+    if not mass.edema_mm:
+        return _pooled(whole, counts), _pooled(inner, counts), np.zeros_like(_pooled(whole, counts))
+    reach = np.float32(mass.edema_mm) * np.clip(1 + np.float32(0.35) * lumps, 0.3, FARTHEST_EDEMA)
+    edema = np.sqrt(np.clip(1 + depth / reach, 0, 1))
     return _pooled(whole, counts), _pooled(inner, counts), _pooled(edema, counts)
 
 

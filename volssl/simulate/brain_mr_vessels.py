@@ -118,7 +118,7 @@ class _Surroundings:
         self.base, self.cistern, self.inner = skull["base"], brain["cistern"], skull["inner"]
         fields: list[Field] = [self.brain, self.gyri]
         for field in (self.brain, self.gyri):
-            s, r, a = np.gradient(field, STEP_MM)
+            s, r, a = (np.asarray(slope, np.float32) for slope in np.gradient(field, STEP_MM))
             fields += [r, a, s]
         self.stack = [*fields, self.reach]
 
@@ -287,8 +287,11 @@ def _lay_windows(
     t = np.clip((r * u + a * v + s * w) / length, 0, 1)
     distance = np.sqrt((r - t * u) ** 2 + (a - t * v) ** 2 + (s - t * w) ** 2)
     radius = tubes.radius_mm[which].astype(np.float32)[:, None, None]
-    most = np.minimum(1, np.pi * (radius / np.float32(width_mm)) ** 2)  # a tube thinner than a voxel does not fill it
-    held = np.clip((radius - distance) / np.float32(width_mm) + 0.5, 0, most)
+    edge = np.float32(width_mm)
+    held = np.clip((radius - distance) / edge + 0.5, 0, 1)
+    # Spread over a soft edge a tube would hold π(r² + w²/12), or πR³/3w with R = r + w/2 where r < w/2: brought to πr².
+    thick, reach = radius**2 / (radius**2 + edge**2 / 12), radius + edge / 2
+    held = held * np.where(radius < edge / 2, 3 * edge * radius**2 / reach**3, thick)
     there = (held > 0) & ((row >= 0) & (row < rows))[:, :, None] & ((column >= 0) & (column < columns))[:, None, :]
     at = (layer[:, None, None] * (rows * columns) + row[:, :, None] * columns + column[:, None, :])[there]
     np.maximum.at(share.reshape(-1), at, held[there])
