@@ -353,7 +353,9 @@ def finetune(
     out: Annotated[Path, typer.Option(help="Folder of the run.")],
     overrides: Overrides = None,
     encoder: Annotated[Path | None, typer.Option(help="A run or an encoder.pt; from scratch where left out.")] = None,
-    mode: Annotated[str, typer.Option(help="full, or frozen: the encoder stays as it is.")] = "full",
+    mode: Annotated[
+        str, typer.Option(help="full; last: its last levels and the head; frozen: the head; probe; knn.")
+    ] = "full",
     fraction: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the training patients to use.")] = 1.0,
     target: Annotated[
         str, typer.Option(help="Label columns of a classification: 0/1, classes or steps; several parted by commas.")
@@ -445,6 +447,31 @@ def compare(
     )
     wrote(*files)
     then(f"open {files[0]} in a browser")
+
+
+@app.command(epilog="Example: volssl embed runs/swav --store store --out embedding")
+def embed(
+    run: Annotated[Path, typer.Argument(help="A run of `volssl pretrain` or `volssl finetune`.")],
+    store: StoreOption,
+    out: Annotated[Path, typer.Option(help="Folder for the table and the page.")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, validation or test; may be repeated; all where left out.")
+    ] = None,
+    neighbours: Annotated[str, typer.Option(metavar="STUDY", help="List the volumes most alike to this study.")] = "",
+    count: Annotated[int, typer.Option(min=1, help="Neighbours that are listed.")] = 10,
+    as_json: JsonOption = False,
+) -> None:
+    """Features of every volume to Parquet, a study's neighbours, and a page of what SwAV's prototypes grouped."""
+    from volssl.bundle.embed import embed_run
+    from volssl.data.splits import SPLITS
+
+    found = embed_run(run, store=store, out=out, splits=split or SPLITS, study=neighbours, count=count)
+    near = [] if found.neighbours is None else found.neighbours.to_dict("records")
+    for row in near:
+        say(f"{row['rank']:>3}  {row['id']}  {row['split']}  cosine {row['cosine']:.3f}")
+    result(as_json, {"volumes": len(found.rows), "dim": found.features.shape[1], "neighbours": near})
+    wrote(*found.files)
+    then(f"volssl embed {run} --store {store} --out {out} --neighbours STUDY, or open the page of prototypes")
 
 
 @app.command(epilog="Example: volssl export runs/hemorrhage --bundle out/head_ct_hemorrhage_classification")

@@ -101,3 +101,67 @@ class TaskNetwork(nn.Module):
         pyramid = self.encoder(x)
         labels = self.labels(self.dropout(self.encoder.pool(pyramid)))
         return labels if self.slices is None else torch.cat([labels, self.slices(pyramid)], dim=1)
+
+
+class NeighbourNetwork(nn.Module):
+    """Encoder and nearest neighbours among labelled features, as a network: logits of the shares of their votes.
+
+    Each neighbour's vote weighs exp(cosine similarity / temperature) (Wu et al. 2018; Caron et al. 2021).
+
+    Args:
+        encoder: any `Encoder`.
+        columns: of the answer.
+        one_of: columns that are classes of one target: their logits are for a softmax, all others for a sigmoid.
+        neighbours: that vote on a column, of those with a label in it.
+        temperature: divides the similarities.
+        flips: in evaluation mode, give the mean of the logits of a volume and of its left-right mirror image.
+
+    Attributes:
+        cases: (N, dim) labelled features of length 1; empty until they are remembered.
+        votes: (N, columns) of 0, 1 and NaN, where a case has no vote.
+    """
+
+    cases: Tensor
+    votes: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        columns: int,
+        one_of: Sequence[int] = (),
+        neighbours: int = 20,
+        temperature: float = 0.07,
+        flips: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.neighbours, self.temperature, self.flips = encoder, neighbours, temperature, flips
+        self.one_of = tuple(one_of)
+        self.remember(torch.zeros(0, encoder.dim), torch.zeros(0, columns))
+
+    def remember(self, features: Tensor, votes: Tensor) -> None:
+        """Take these features (N, dim) and votes (N, columns) in the place of those before."""
+        self.register_buffer("cases", functional.normalize(features, dim=1))
+        self.register_buffer("votes", votes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, R, A, S) -> logits (B, columns)."""
+        logits = self.answer(self.encoder.pooled(x))
+        if self.flips and not self.training:
+            return (logits + self.answer(self.encoder.pooled(x.flip(2)))) / 2
+        return logits
+
+    def answer(self, features: Tensor) -> Tensor:
+        """(B, dim) -> logits (B, columns)."""
+        similar = functional.normalize(features, dim=1) @ self.cases.T
+        return torch.stack([self.column(similar, column) for column in range(self.votes.shape[1])], dim=1)
+
+    def column(self, similar: Tensor, column: int) -> Tensor:
+        """Similarities (B, N) -> the logit (B,) of one column; 0, or the log of a half, where no case has a vote."""
+        known = ~torch.isnan(self.votes[:, column])
+        votes, similar = self.votes[known, column], similar[:, known]
+        nearest = similar.topk(min(self.neighbours, similar.shape[1]), dim=1)
+        weights = torch.softmax(nearest.values / self.temperature, dim=1)
+        share = (weights * votes[nearest.indices]).sum(dim=1) if len(votes) else similar.new_full((len(similar),), 0.5)
+        share = share.clamp(1e-6, 1 - 1e-6)
+        return share.log() if column in self.one_of else torch.logit(share)

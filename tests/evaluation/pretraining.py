@@ -66,6 +66,9 @@ class Anything(Task):
     def check_labels(self, labels: pd.DataFrame) -> None:
         """Nothing to check."""
 
+    def check_validation(self, labels: pd.DataFrame) -> None:
+        """Nothing to check."""
+
 
 @dataclass
 class Labelled:

@@ -31,7 +31,7 @@ from volssl.data import Store
 from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL
 from volssl.files import write_text
-from volssl.heads import TaskNetwork
+from volssl.heads import NeighbourNetwork, TaskNetwork
 from volssl.progress import say
 from volssl.tensors import save_tensors
 
@@ -59,6 +59,11 @@ def export_run(run: Path, bundle: Path) -> list[Path]:
     run, bundle = Path(run), Path(bundle)
     refuse_other_content(bundle)
     model = load_run(run)
+    if isinstance(model.network, NeighbourNetwork):
+        raise UserError(
+            f"{run}: nearest neighbours are not exported, for a bundle would hold features of the training patients; "
+            "export a run of --mode probe"
+        )
     bundle.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{bundle.name}.", dir=bundle.parent))
     try:

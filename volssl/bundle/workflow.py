@@ -36,7 +36,30 @@ from volssl.files import write_text
 from volssl.progress import say
 
 CONFIG = "config.yaml"
-MAY_CHANGE = ("dataset_dir", "output_dir", "encoder_path", "labels", "resume", "workers", "device", "checkpoint_steps")
+MAY_CHANGE = (
+    "dataset_dir",
+    "output_dir",
+    "encoder_path",
+    "labels",
+    "features",
+    "resume",
+    "workers",
+    "device",
+    "checkpoint_steps",
+)
+FROZEN_MODES = ("probe", "knn")  # which lay the preset `frozen` over a task's config
+TRAINING_KEYS = (  # and have no use for these
+    "max_epochs",
+    "batch_size",
+    "learning_rate",
+    "encoder_rate",
+    "layer_decay",
+    "last_levels",
+    "balance",
+    "patience",
+    "ema",
+    "precision",
+)
 PRETRAINING = "volume_pretraining"
 CLASSIFICATION = "classification"  # the task whose label columns the user names
 TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification", "classification": "volume_classification"}
@@ -86,6 +109,7 @@ def finetune(
     """`volssl finetune`: run the train config of a task's bundle.
 
     Args:
+        mode: `full`, `last` or `frozen` train, `probe` and `knn` look at features of the encoder as it is.
         target: label columns of a classification, parted by commas.
 
     Raises:
@@ -104,7 +128,11 @@ def finetune(
         given |= told_task(target, store=store, labels=labels, encoder=encoder, words=words)
     elif target:
         raise UsageError(f"--target {target}: {task} knows its columns; leave it out, or run {CLASSIFICATION}")
-    run_training(bundle_config(TASK_BUNDLES[task], "train"), given=given, words=words, resume=resume)
+    frozen = mode in FROZEN_MODES
+    if frozen and (idle := [word for word in words if word.partition("=")[0] in TRAINING_KEYS]):
+        say(f"mode {mode} trains no encoder: {', '.join(idle)} changes nothing")
+    config = bundle_config(TASK_BUNDLES[task], "train", preset="frozen" if frozen else "")
+    run_training(config, given=given, words=words, resume=resume)
     write_run_report(out, title=f"Fine-tuning: {task}", store=store)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,7 +49,7 @@ class WeightAverage:
         if self.average is not None:
             self.average.update_parameters(self.trained)
 
-    def blend(self, average: tuple[Tensor, ...], weights: tuple[Tensor, ...], _: Tensor | int) -> None:
+    def blend(self, average: Sequence[Tensor], weights: Sequence[Tensor], _: Tensor | int) -> None:
         """Move tensors of one type towards those that are trained, in place."""
         with torch.no_grad():
             for mine, theirs in zip(average, weights, strict=True):

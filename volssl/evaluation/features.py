@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,9 +56,28 @@ def pooled_features(
     """
     if views.train:
         raise ValueError("features are taken from views without random changes: TaskViews(..., train=False)")
+    targets: list[dict[str, Tensor]] = []
+
+    def image_of(scan: Scan) -> Tensor:
+        sample = views(scan, np.random.RandomState(0))
+        targets.append({name: value for name, value in sample.items() if name == "target"})
+        return sample["image"]
+
+    features = encode(encoder, scans, image_of, batch_size=batch_size)
+    labels = labels_of(views.task, targets)
+    single = {name: value for name, value in labels[0].items() if isinstance(value, float)} if labels else {}
+    return LabelledFeatures(
+        features=features,
+        labels={name.removeprefix("y_"): np.array([one[name] for one in labels], dtype=np.float64) for name in single},
+    )
+
+
+def encode(
+    encoder: Encoder, scans: Sequence[Scan], image_of: Callable[[Scan], Tensor], *, batch_size: int = 16
+) -> Features:
+    """The pooled features (N, dim) of what `image_of` makes of each scan; see `pooled_features`."""
     device = next(encoder.parameters()).device
     rows: list[Tensor] = []
-    labels: list[dict[str, object]] = []
     with (
         evaluating(encoder),
         torch.no_grad(),
@@ -67,15 +86,10 @@ def pooled_features(
     ):
         starts = range(0, len(scans), batch_size)
         for start in track(starts, "encoding", len(starts)):
-            samples = [views(scan, np.random.RandomState(0)) for scan in scans[start : start + batch_size]]
-            images = torch.stack([sample["image"] for sample in samples]).to(device)
+            images = torch.stack([image_of(scan) for scan in scans[start : start + batch_size]]).to(device)
             rows.append(encoder.pooled(images).float().cpu())
-            labels += labels_of(views.task, samples)
-    single = {name: value for name, value in labels[0].items() if isinstance(value, float)} if labels else {}
-    return LabelledFeatures(
-        features=torch.cat(rows).numpy(),
-        labels={name.removeprefix("y_"): np.array([one[name] for one in labels], dtype=np.float64) for name in single},
-    )
+    features: Features = torch.cat(rows).numpy()
+    return features
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from volssl.evaluation.metrics import Floats, checked_labels, roc_auc, why_undef
 
 C_GRID = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the larger, the less the weights are held back
 
+NEVER_SEEN = -30.0  # logit of a class that no training case has
+
 
 @dataclass(frozen=True)
 class LinearProbe:
@@ -84,6 +86,68 @@ def linear_probe(
     aucs = [inner_auc(features, labels, groups, c, folds=folds, max_iter=max_iter) for c in grid]
     best = 0 if np.isnan(aucs).all() else int(np.nanargmax(aucs))
     return LinearProbe(fitted(features, labels, grid[best], max_iter), grid[best], aucs[best])
+
+
+def class_probe(
+    train: npt.ArrayLike,
+    y: npt.ArrayLike,
+    validation: npt.ArrayLike,
+    y_validation: npt.ArrayLike,
+    *,
+    grid: Sequence[float] = C_GRID,
+    max_iter: int = 1000,
+) -> LinearProbe:
+    """`linear_probe` of several classes, multinomial, with the C of the best mean AUC of one class against the rest.
+
+    Args:
+        train: (N, dim).
+        y: (N,) index of the class, NaN where unknown.
+        validation, y_validation: chooses C; where no class has an AUC there, the smallest.
+
+    Raises:
+        ValueError: where fewer than two classes are known.
+    """
+    labels, truth = np.asarray(y, dtype=np.float64), np.asarray(y_validation, dtype=np.float64)
+    known, seen = ~np.isnan(labels), ~np.isnan(truth)
+    if len(np.unique(labels[known])) < 2:
+        raise ValueError("no probe can be trained: fewer than two classes are known")
+    features, outside = np.asarray(train, dtype=np.float64)[known], np.asarray(validation, dtype=np.float64)[seen]
+    grid = sorted(grid)
+    models = [fitted(features, labels[known], c, max_iter) for c in grid]
+    aucs = []
+    for model in models:
+        scores = model.predict_proba(outside) if len(outside) else np.empty((0, len(model.classes_)))
+        each = [
+            float(roc_auc((truth[seen] == one).astype(float), scores[:, i])) for i, one in enumerate(model.classes_)
+        ]
+        finite = [auc for auc in each if not math.isnan(auc)]
+        aucs.append(math.fsum(finite) / len(finite) if finite else math.nan)
+    best = 0 if np.isnan(aucs).all() else int(np.nanargmax(aucs))
+    return LinearProbe(models[best], grid[best], aucs[best])
+
+
+def as_linear(probe: LinearProbe, classes: int) -> tuple[Floats, Floats]:
+    """A probe as one linear layer on features as they are, the standardisation folded into it.
+
+    Args:
+        classes: 1 for a yes or no; else how many classes there are, some of which the probe may never have seen: these
+            have no weights and a very small bias.
+
+    Returns:
+        (classes, dim) weights and (classes,) biases.
+    """
+    scaler, model = probe.model[0], probe.model[-1]
+    coefficients, intercepts = np.asarray(model.coef_), np.asarray(model.intercept_)
+    weights, biases = np.zeros((classes, coefficients.shape[1])), np.full(classes, NEVER_SEEN)
+    if classes == 1:
+        weights, biases = coefficients, intercepts
+    else:
+        places = model.classes_.astype(int)
+        two = len(coefficients) == 1  # of two classes one logit: the other's is 0
+        weights[places] = np.concatenate([0 * coefficients, coefficients]) if two else coefficients
+        biases[places] = np.concatenate([0 * intercepts, intercepts]) if two else intercepts
+    folded = weights / scaler.scale_
+    return folded, biases - folded @ scaler.mean_
 
 
 def fitted(features: Floats, labels: Floats, c: float, max_iter: int) -> Pipeline:

@@ -15,6 +15,7 @@ from torch import nn
 from volssl.errors import UserError
 from volssl.evaluation.metrics import roc_auc
 from volssl.progress import say
+from volssl.tasks.base import Task
 from volssl.tasks.inference import predict_table
 from volssl.tasks.views import TaskViews
 from volssl.tensors import save_tensors
@@ -88,18 +89,8 @@ class Validation:
 
     def save(self, path: Path) -> None:
         """Write the network as it is."""
-        state = {key: value.cpu() for key, value in self.network.state_dict().items()}
-        save_tensors(
-            path,
-            {
-                "format": FORMAT,
-                "task": self.task.name,
-                "contract": self.task.contract.as_dict(),
-                "patients": sorted(self.patients),
-                "epoch": self.best_epoch,
-                "validation_auc": self.best,
-                "network": state,
-            },
+        save_model(
+            path, self.network, task=self.task, patients=self.patients, epoch=self.best_epoch, validation_auc=self.best
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,3 +107,21 @@ def mean_auc(table: pd.DataFrame, outputs: Sequence[str]) -> float:
     values = [roc_auc(table[f"y_{name}"].to_numpy(float), table[f"p_{name}"].to_numpy(float)) for name in outputs]
     known = [float(value) for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
+
+
+def save_model(
+    path: Path, network: nn.Module, *, task: Task, patients: Iterable[str], epoch: int, validation_auc: float
+) -> None:
+    """Write `model.pt`: a task's network, what it is fed, and the keyed hashes of all whose scans trained it."""
+    save_tensors(
+        path,
+        {
+            "format": FORMAT,
+            "task": task.name,
+            "contract": task.contract.as_dict(),
+            "patients": sorted(patients),
+            "epoch": epoch,
+            "validation_auc": validation_auc,
+            "network": {key: value.cpu() for key, value in network.state_dict().items()},
+        },
+    )

@@ -80,6 +80,18 @@ class Task(ABC):
         """The class of each study by which classes are balanced: the first label; NaN where it is unknown."""
         return labels[self.label_columns[0]]
 
+    def problems(self, targets: Tensor) -> list[tuple[slice, Tensor]]:
+        """What can be learnt of the volume's columns one by one, as a linear probe does: (columns, class of each row).
+
+        Args:
+            targets: (N, T).
+
+        Returns:
+            For each problem its columns, one for a yes or no and else one a class, and (N,) the row's class, NaN where
+            it is unknown. Here each column is a yes or no.
+        """
+        return [(slice(i, i + 1), targets[:, i]) for i in range(self.head_sizes["volume"] + self.head_sizes["types"])]
+
     @abstractmethod
     def check_labels(self, labels: pd.DataFrame) -> None:
         """Raise a UserError where the labels of the training patients cannot train this task."""

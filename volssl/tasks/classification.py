@@ -178,6 +178,17 @@ class Classification(Task):
             raise ValueError(f"the task has {sum(sizes)} columns, the tensor {columns.shape[1]}")
         return dict(zip((*self.label_columns, "slices"), torch.split(columns, sizes, dim=1), strict=True))
 
+    def problems(self, targets: Tensor) -> list[tuple[slice, Tensor]]:
+        """One problem for a yes or no, one for the classes of a column, and one for each step of a scale."""
+        found, first = [], 0
+        for target in self.targets_of:
+            part = slice(first, first + len(target.outputs))
+            found += [
+                (slice(part.start + at.start, part.start + at.stop), y) for at, y in target.problems(targets[:, part])
+            ]
+            first = part.stop
+        return found
+
     def check_labels(self, labels: pd.DataFrame) -> None:
         """Raise a UserError where a column has one class, or slices lack or contradict it; say which class lacks."""
         for target in self.targets_of:

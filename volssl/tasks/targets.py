@@ -67,6 +67,18 @@ class Target:
         weights = torch.tensor(self.weights, device=logits.device)[index]
         return (likelihoods * weights).sum(), known.sum()
 
+    def problems(self, targets: Tensor) -> list[tuple[slice, Tensor]]:
+        """(N, columns) -> what is learnt by itself: its columns, and (N,) the class of each row, NaN where unknown.
+
+        A step of a scale is asked of the rows that passed the one before it, as in the loss.
+        """
+        if self.kind == "multi-class":
+            index = torch.where(torch.isnan(targets).any(dim=1), torch.nan, targets.argmax(dim=1).float())
+            return [(slice(0, targets.shape[1]), index)]
+        reached = torch.cat([torch.ones_like(targets[:, :1]), targets[:, :-1]], dim=1) == 1
+        steps = torch.where(reached, targets, torch.nan)
+        return [(slice(k, k + 1), steps[:, k]) for k in range(targets.shape[1])]
+
     def probabilities(self, logits: Tensor) -> Tensor:
         """(B, N) -> (B, N), one against the rest, or at least each step."""
         return probabilities(logits.float(), self.kind)
