@@ -186,7 +186,7 @@ def test_vessels_enhance_as_brightly_as_metastases() -> None:
     assert np.mean(peaks[1]) < 1.1 * np.mean(peaks[0])
 
 
-def test_site_b_is_noisier_thicker_older_and_enhances_less() -> None:
+def test_site_b_is_noisier_thicker_and_enhances_less() -> None:
     def signal_to_noise(of: BrainMR) -> float:
         return float(np.median(of.signal[of.cavity]) / of.signal[:8, -8:].std()) * np.sqrt(3.0 / of.spacing_mm[2])
 
@@ -195,7 +195,6 @@ def test_site_b_is_noisier_thicker_older_and_enhances_less() -> None:
     assert {of.scanner.tesla for of in b} == {1.5}
     assert np.mean([of.spacing_mm[2] for of in b]) > np.mean([of.spacing_mm[2] for of in a]) + 1
     assert np.mean([signal_to_noise(of) for of in b]) < 0.8 * np.mean([signal_to_noise(of) for of in a])
-    assert np.mean([of.age_years for of in b]) > np.mean([of.age_years for of in a])
     assert max(s.enhancement for s in SCANNERS["B"]) < min(s.enhancement for s in SCANNERS["A"])
 
 
