@@ -8,6 +8,7 @@ scikit-learn writes 0. Cases whose label is NaN are left out everywhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -56,7 +57,7 @@ def of_ranking(y: Floats, score: Floats, weights: Floats | None = None, /) -> di
     y, score, weights = _labelled(y, score, weights)
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.diff(score[order]) != 0, True)[: len(score)]  # whether a case is the last of a run of ties
-    rows = weights.reshape(-1, weights.shape[-1])
+    rows = weights.reshape(math.prod(weights.shape[:-1]), len(y))
     figures = walk()(np.ascontiguousarray(rows), y, order, ends).reshape(2, *weights.shape[:-1])
     return {"auc": figures[0], "average_precision": figures[1]}
 

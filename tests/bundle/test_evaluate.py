@@ -1,0 +1,188 @@
+"""`volssl evaluate`: subgroups, a store of another site, and label tables that are wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from volssl.bundle.evaluate import evaluate_run, summary
+from volssl.bundle.workflow import finetune
+from volssl.data import Store, prepare
+from volssl.errors import UserError
+from volssl.evaluation.operating_points import equal_point
+from volssl.simulate.cohort import simulate_cohort
+from volssl.tensors import load_tensors, save_tensors
+
+
+@pytest.fixture(scope="module")
+def run(store: Path, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of one epoch; it knows nothing, and is judged all the same."""
+    folder = tmp_path_factory.mktemp("runs") / "hemorrhage"
+    words = ("max_epochs=1", "batch_size=4", "task::grid=[24, 28, 10]")
+    finetune("hemorrhage", store=store, labels=cohort / "labels.csv", out=folder, words=words)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The store and the labels of another site, eight studies of patients whom nobody has seen."""
+    root = tmp_path_factory.mktemp("elsewhere")
+    simulate_cohort(root / "cohort", 8, seed=9, site="B", spacing_mm=6.0, slice_mm=9.0, workers=1)
+    prepare([root / "cohort"], root / "store", workers=0)
+    return root / "store", root / "cohort" / "labels.csv"
+
+
+def changed(labels: Path, out: Path, **columns: object) -> Path:
+    """A label table with other values in some columns."""
+    pd.read_csv(labels, dtype=str).assign(**columns).to_csv(out, index=False)
+    return out
+
+
+def copied(run: Path, out: Path, **facts: object) -> Path:
+    """A run in which model.pt says something else."""
+    shutil.copytree(run, out)
+    save_tensors(out / "model.pt", load_tensors(run / "model.pt") | facts)
+    return out
+
+
+def test_groups_are_told_apart_on_the_page_in_the_json_and_on_the_terminal(
+    run: Path, store: Path, cohort: Path, tmp_path: Path
+) -> None:
+    labels, out = cohort / "labels.csv", tmp_path / "test"
+    metrics = evaluate_run(run, store=store, labels=labels, split="test", out=out, by=["sex", "site"])
+    rows = [row for row in Store.open(store).rows.to_pylist() if row["split"] == "test"]
+    groups = json.loads((out / "metrics.json").read_text())["outputs"]["hemorrhage"]["subgroups"]
+    assert {sex: figures["n"] for sex, figures in groups["sex"].items()} == {
+        sex: sum(row["sex"] == sex for row in rows) for sex in sorted({row["sex"] for row in rows})
+    }
+    assert all(figures["small"] for figures in groups["sex"].values())
+    assert "Subgroups" in (out / "report.html").read_text()
+    assert "site A (small)" in list(summary(metrics).columns[0].cells)
+
+
+def test_another_sites_store_is_judged_whole_at_the_thresholds_of_the_runs_own_validation(
+    run: Path, store: Path, cohort: Path, elsewhere: tuple[Path, Path], tmp_path: Path
+) -> None:
+    evaluate_run(run, store=store, labels=cohort / "labels.csv", split="validation", out=tmp_path / "validation")
+    own = pd.read_parquet(tmp_path / "validation" / "predictions.parquet")
+    other, labels = elsewhere
+    metrics = evaluate_run(run, store=other, labels=labels, split="all", out=tmp_path / "all")
+    assert (metrics["n_studies"], metrics["split"], metrics["external"]) == (8, "all", True)
+    point = metrics["outputs"]["hemorrhage"]["operating_points"]["equal"]
+    assert point["threshold"] == equal_point(own["y_hemorrhage"].to_numpy(), own["p_hemorrhage"].to_numpy())
+    assert point["chosen_on"] == "validation"
+    assert "all patients of another store" in (tmp_path / "all" / "report.html").read_text()
+
+
+def test_thresholds_travel_with_the_run_and_not_with_other_weights(
+    run: Path, store: Path, cohort: Path, elsewhere: tuple[Path, Path], tmp_path: Path
+) -> None:
+    moved = copied(run, tmp_path / "run")
+    mine = evaluate_run(moved, store=store, labels=cohort / "labels.csv", split="test", out=tmp_path / "test")
+    assert mine["external"] is False
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace(f"dataset_dir: {store}", f"dataset_dir: {tmp_path}/gone"))
+    other, labels = elsewhere
+    found = evaluate_run(moved, store=other, labels=labels, split="all", out=tmp_path / "all")
+    thresholds = [
+        metrics["outputs"]["hemorrhage"]["operating_points"]["equal"]["threshold"] for metrics in (mine, found)
+    ]
+    assert thresholds[0] == thresholds[1]
+    save_tensors(moved / "model.pt", load_tensors(moved / "model.pt") | {"epoch": 7})  # another file: other weights
+    lost = evaluate_run(moved, store=other, labels=labels, split="all", out=tmp_path / "lost")
+    point = lost["outputs"]["hemorrhage"]["operating_points"]["equal"]
+    assert (point["chosen_on"], lost["validation"]) == ("the evaluated cases themselves", None)
+
+
+def test_all_of_the_runs_own_store_is_refused_and_so_is_a_seen_patient_of_another(
+    run: Path, store: Path, cohort: Path, elsewhere: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"were seen in training .* --split all is for a store of other patients"):
+        evaluate_run(run, store=store, labels=cohort / "labels.csv", split="all", out=tmp_path / "out")
+    other, labels = elsewhere
+    patient = Store.open(other).rows["patient"][0].as_py()
+    seen = copied(run, tmp_path / "run", patients=[*load_tensors(run / "model.pt")["patients"], patient])
+    with pytest.raises(UserError, match="1 labelled patients were seen in training"):
+        evaluate_run(seen, store=other, labels=labels, split="all", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_patient_who_chose_the_thresholds_is_not_evaluated(
+    run: Path, store: Path, cohort: Path, tmp_path: Path
+) -> None:
+    stranger = copied(run, tmp_path / "run", patients=["f" * 24])  # as if training had seen nobody of this store
+    with pytest.raises(UserError, match=r"\d patients chose the run's epoch and thresholds"):
+        evaluate_run(stranger, store=store, labels=cohort / "labels.csv", split="all", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"hemorrhage": "bleeding"}, "line 2: hemorrhage holds 'bleeding', no number; blank is unknown"),
+        ({"hemorrhage": "2"}, "hemorrhage holds 2; write 0, 1, or leave it blank"),
+        ({"study": "S00"}, "names the study 'S00' twice|none of its 16 studies is in the store"),
+        ({"study": [f"unknown-{i}" for i in range(16)]}, "none of its 16 studies is in the store"),
+    ],
+)
+def test_a_wrong_label_table_is_one_line(
+    run: Path, store: Path, cohort: Path, tmp_path: Path, columns: dict[str, object], message: str
+) -> None:
+    labels = changed(cohort / "labels.csv", tmp_path / "labels.csv", **columns)
+    with pytest.raises(UserError, match=message) as caught:
+        evaluate_run(run, store=store, labels=labels, split="test", out=tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_named_twice_is_one_line(run: Path, store: Path, cohort: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(cohort / "labels.csv", dtype=str)
+    pd.concat([table, table.iloc[:1]]).to_csv(tmp_path / "labels.csv", index=False)
+    with pytest.raises(UserError, match="twice"):
+        evaluate_run(run, store=store, labels=tmp_path / "labels.csv", split="test", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_labels_of_one_class_leave_figures_open_with_the_reason(
+    run: Path, store: Path, cohort: Path, tmp_path: Path, value: str
+) -> None:
+    labels = changed(cohort / "labels.csv", tmp_path / "labels.csv", hemorrhage=value)
+    metrics = evaluate_run(run, store=store, labels=labels, split="test", out=tmp_path / "out")
+    output = metrics["outputs"]["hemorrhage"]
+    assert output["metrics"]["auc"]["value"] is None
+    tested = sum(row["split"] == "test" for row in Store.open(store).rows.to_pylist())
+    assert output["reason"] == f"all {tested} labelled cases are {'positive' if value == '1' else 'negative'}"
+    assert output["operating_points"] == {}
+    assert output["reason"] in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_without_a_positive_in_validation_thresholds_are_chosen_on_the_test_and_both_places_say_so(
+    run: Path, store: Path, cohort: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(cohort / "labels.csv", dtype=str)
+    split = dict(pd.read_csv(cohort / "patients.csv", dtype=str)[["study", "split"]].to_numpy())
+    of_study = table["study"].map(split)
+    wanted = np.where(of_study == "validation", "0", np.where(np.arange(16) % 2, "1", "0"))
+    types = {name: "" for name in table.columns if name not in ("study", "patient", "hemorrhage")}
+    labels = changed(cohort / "labels.csv", tmp_path / "labels.csv", hemorrhage=wanted, **types)
+    metrics = evaluate_run(run, store=store, labels=labels, split="test", out=tmp_path / "out")
+    point = metrics["outputs"]["hemorrhage"]["operating_points"]["equal"]
+    assert point["why_not_on_validation"] == f"all {(of_study == 'validation').sum()} labelled cases are negative"
+    assert point["chosen_on"] == "the evaluated cases themselves"
+    assert "flatter the model" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"split": "tset"}, "split tset: unknown; choose test"), ({"by": ["age"]}, "--by age: unknown; choose from sex")],
+)
+def test_a_word_that_does_not_exist_is_refused_before_anything_is_read(
+    run: Path, tmp_path: Path, option: dict[str, object], message: str
+) -> None:
+    given = {"split": "test", "store": tmp_path / "none", "labels": tmp_path / "none.csv", "out": tmp_path} | option
+    with pytest.raises(UserError, match=message):
+        evaluate_run(run, **given)
