@@ -34,7 +34,7 @@ from volssl.simulate.cohort import simulate_cohort
 from volssl.simulate.lesions import TYPES
 
 PRIVATE = ("private.key", "paths.csv")
-SPLITS = ["train", "train", "validation", "test"]
+SPLITS = ["train", "train", "validation", "validation", "test"]
 PERSONAL = {
     "PatientName": "Mustermann^Erika{}",
     "PatientID": "MRN-4711-{}",
