@@ -26,6 +26,10 @@ SIZES: dict[str, Any] = {
     "network": "PaperDenseNet",
     "learning_rate": 2e-3,
 }
+OTHERS: dict[str, dict[str, Any]] = {
+    "DenseNet121": {"network": "DenseNet121", "network_settings": {"init_features": 8, "growth": 4}},
+    "SwinUNETR": {"network": "SwinUNETR", "network_settings": {"feature_size": 12}},
+}
 VOLUMES = 8
 
 
@@ -102,6 +106,27 @@ def test_twenty_steps_on_eight_fixed_volumes_lower_the_loss(parts: ConfigParser)
     torch.manual_seed(0)
     losses = [take_step(method, optimizer, batch, step) for step in range(20)]
     assert np.mean(losses[-4:]) < np.mean(losses[:2])
+
+
+@pytest.mark.parametrize("encoder", ["DenseNet121", pytest.param("SwinUNETR", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_trains_every_other_encoder(
+    name: str, encoder: str, store: Path, cohort: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    given = {"dataset_dir": str(store), "output_dir": str(tmp_path / "run"), "labels": str(cohort / "labels.csv")}
+    cube = {"crop_size": [32, 32, 32], "small_crop_size": [32, 32, 32], "spacing_mm": [7.0, 7.0, 7.0]}
+    config = resolved(read_config(bundle_config("volume_pretraining", name)), SIZES | given | cube | OTHERS[encoder])
+    method, dataset = built(ConfigParser(config))
+    assert type(method.encoder).__name__ == encoder
+    batch = batch_of(dataset, count=4)  # of two, batch statistics of one voxel let no gradient through
+    before = {key: value.detach().clone() for key, value in method.encoder.named_parameters()}
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-2)
+    losses = [take_step(method, optimizer, batch, step) for step in range(2)]
+    assert np.isfinite(losses).all()
+    assert losses[1] != losses[0]
+    still = [key for key, value in method.encoder.named_parameters() if torch.equal(value, before[key])]
+    assert still == []
 
 
 @pytest.mark.parametrize("name", ["swav", "combined"])
