@@ -32,6 +32,7 @@ from volssl.engine.distributed import rank, world_size
 from volssl.errors import UsageError, UserError, user_error_in
 from volssl.evaluation.history import read_history
 from volssl.evaluation.report import write_pretrain_report
+from volssl.evaluation.validation import MODEL
 from volssl.files import write_text
 from volssl.progress import say
 
@@ -182,7 +183,7 @@ def run_training(
     kept = run / CONFIG
     if resume and not run.is_dir():
         raise UserError(f"{run}: no run there to go on with; leave --resume out to begin one")
-    if not resume and (run / "checkpoints").is_dir():
+    if not resume and ((run / "checkpoints").is_dir() or (run / MODEL).is_file()):
         raise UserError(f"{run}: holds a run already; add --resume to go on with it, or name another folder")
     source = [kept] if resume and kept.is_file() else list(config)
     values = read_config(source)
