@@ -30,7 +30,7 @@ from volssl.progress import track
 from volssl.tensors import load_tensors
 
 PAGE = "prototypes.html"
-SHOWN = 7  # scans of each prototype
+SHOWN = 6  # scans of each prototype: a row of the page
 MOST = 200  # prototypes on the page
 
 
@@ -161,7 +161,7 @@ def write_prototypes(
     return write_page(
         "prototypes.html.j2",
         path,
-        title=f"{len(groups)} prototypes with scans",
+        title=f"{len(groups)} prototype{'s' if len(groups) != 1 else ''} with scans",
         simulated=simulated_notice(store),
         facts={"Volumes": f"{len(rows):,}", "Splits": ", ".join(sorted(set(rows["split"])))},
         headline=[
