@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ def plan_jobs(
     warmup = float(stated(basis.values, "train::trainer::schedule::warmup_epochs") or 0)
     weights = {arm.name: sha256_of(arm.encoder) for arm in arms}
     jobs = []
-    for fraction, repeat in sorted(((f, r) for f in set(fractions) for r in range(repeats)), reverse=True):
+    for fraction, repeat in product(sorted(set(fractions), reverse=True), range(repeats)):
         patients, studies = basis.training(fraction, repeat)
         longer = whole / (studies // batch)  # epochs of this fraction in one of all labels
         epochs, between = max(1, round(all_epochs * longer)), max(1, round(every * longer))

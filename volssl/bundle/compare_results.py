@@ -43,8 +43,8 @@ def read_results(
     basis: Basis, jobs: Sequence[Job], *, split: str, reference: str, boxes: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row a job and output, with those of the intensity rule; and `summarise` of them all."""
-    outputs = list(basis.task.output_names)
-    groups, rows = [], []
+    groups: list[Group] = []
+    rows: list[dict[str, Any]] = []
     for (encoder, mode, fraction), repeats in by_group(jobs):
         done = [json.loads((job.folder / DONE).read_text()) for job in repeats]
         tables = [pd.read_parquet(job.folder / f"{split}.parquet") for job in repeats]
@@ -53,8 +53,10 @@ def read_results(
         for job, one in zip(repeats, done, strict=True):
             metrics = json.loads((job.folder / f"{split}_metrics.json").read_text())
             rows += figure_rows(job, encoder, mode, metrics, {"epochs": job.epochs, **one})
-    template = groups[0].tables[0]
-    validation = pd.read_parquet(jobs[0].folder / VALIDATION)
+    asked = max(jobs, key=lambda job: len(pd.read_parquet(job.folder / f"{split}.parquet").columns))
+    template = pd.read_parquet(asked.folder / f"{split}.parquet")  # of a mode that answers for all outputs
+    validation = pd.read_parquet(asked.folder / VALIDATION)
+    outputs = [name for name in basis.task.output_names if f"p_{name}" in template]
     counts, known = histograms(basis, [*template["id"], *validation["id"]], boxes)
     for fraction in dict.fromkeys(job.fraction for job in jobs):
         of_fraction = {job.repeat: job for job in jobs if job.fraction == fraction}

@@ -65,7 +65,7 @@ def summarise(
 
     Args:
         groups: of the encoders, and those of `RULE`, whose mode is `RULE` too.
-        outputs: of the task.
+        outputs: of the task; a mode that leaves one unanswered has no row of it.
         reference: encoder to which differences are taken, of the same mode and fraction.
         resamples: of each bootstrap by patient; the draws are the same for all.
 
@@ -77,7 +77,7 @@ def summarise(
     of = {group.key: group for group in groups}
     rows = []
     for group in groups:
-        for output in outputs:
+        for output in (name for name in outputs if f"p_{name}" in group.tables[0]):
             y, scores, patients = pooled(group.tables, output)
             auc = bootstrap_interval(roc_auc, y, scores, patients, resamples=resamples)
             areas = [float(roc_auc(y, column)) for column in scores.T]

@@ -1,0 +1,220 @@
+"""A comparison: its jobs are fair, go on where they were stopped, and give the same figures however many run at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from tests.pages import Elements
+from volssl.bundle.compare import compare, note_opening
+from volssl.bundle.compare_jobs import Basis, Job, plan_jobs, read_arms, read_basis
+from volssl.bundle.compare_runner import run_all, train_all
+from volssl.bundle.config import split_word
+from volssl.data import Store, prepare
+from volssl.encoders import build_encoder, save_encoder
+from volssl.errors import UsageError, UserError
+from volssl.simulate.cohort import simulate_cohort
+from volssl.tasks import Hemorrhage
+
+GRID = (24, 28, 10)
+WORDS = (f"task::grid={list(GRID)}", "batch_size=4", "max_epochs=3")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Forty simulated patients of one study: 20 to train, 10 to validate, 10 to test; and two encoders."""
+
+    store: Path
+    labels: Path
+    swav: Path
+    seen: Path
+
+    def basis(self, *encoders: object, words: tuple[str, ...] = WORDS) -> tuple[list[str], Basis]:
+        names = [str(encoder) for encoder in encoders]
+        return names, read_basis("hemorrhage", store=self.store, labels=self.labels, arms=read_arms(names), words=words)
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    root = tmp_path_factory.mktemp("comparison")
+    simulate_cohort(root / "cohort", 60, spacing_mm=4.1, slice_mm=8.2, workers=1)
+    table = pd.read_csv(root / "cohort" / "labels.csv", dtype=str).drop_duplicates("patient")
+    mixed = table.sort_values("hemorrhage").head(40)
+    patients = pd.read_csv(root / "cohort" / "patients.csv", dtype=str)
+    sides = dict(zip(mixed["patient"], ["train", "train", "validation", "test"] * 10, strict=False))
+    patients.assign(split=patients["patient"].map(sides).fillna("train")).to_csv(
+        root / "cohort" / "patients.csv", index=False
+    )
+    mixed.to_csv(root / "labels.csv", index=False)
+    prepare([root / "cohort"], root / "store", workers=0)
+    rows = Store.open(root / "store").columns("patient", "split").to_pandas()
+    task = Hemorrhage(grid=GRID)
+    for name, splits in (("swav", ["train"]), ("seen", ["train", "test"])):
+        torch.manual_seed(1)
+        (root / name).mkdir()
+        save_encoder(
+            root / name / "encoder.pt",
+            build_encoder("PaperDenseNet", settings={}, in_channels=1),
+            contract=task.contract,
+            patients=sorted(set(rows.loc[rows["split"].isin(splits), "patient"])),
+            method="SwAV",
+        )
+    return Cohort(root / "store", root / "labels.csv", root / "swav", root / "seen")
+
+
+def planned(cohort: Cohort, out: Path, *, fractions: tuple[float, ...] = (0.25, 1.0), repeats: int = 2) -> list[Job]:
+    names, basis = cohort.basis("scratch", cohort.swav)
+    return plan_jobs(basis, read_arms(names), modes=["full"], fractions=fractions, repeats=repeats, out=out)
+
+
+def value(job: Job, key: str) -> str:
+    return next(word.partition("=")[2] for word in job.settings["words"] if split_word(word)[0] == key)
+
+
+def test_every_share_of_labels_has_the_same_steps_validations_and_warm_up(cohort: Cohort, tmp_path: Path) -> None:
+    jobs = planned(cohort, tmp_path)
+    assert {(job.fraction, job.studies) for job in jobs} == {(1.0, 20), (0.25, 5)}
+    # 20 studies are 5 steps an epoch, in 3 epochs 15; 5 studies are 1 step: 15 epochs, validated after every fifth.
+    for job in jobs:
+        per_epoch = job.studies // 4
+        assert job.epochs * per_epoch == 15
+        assert job.every * per_epoch == 5
+        assert float(value(job, "train::trainer::schedule::warmup_epochs")) * per_epoch == 5
+        assert value(job, "max_epochs") == str(job.epochs)
+
+
+def test_encoders_share_seed_patients_and_words_and_differ_in_weights_alone(cohort: Cohort, tmp_path: Path) -> None:
+    jobs = planned(cohort, tmp_path)
+    assert len({job.folder for job in jobs}) == len(jobs) == 8
+    for job in jobs:
+        twin = next(o for o in jobs if o.arm != job.arm and (o.fraction, o.repeat) == (job.fraction, job.repeat))
+        assert job.settings["words"] == twin.settings["words"]
+        assert job.settings["encoder"] != twin.settings["encoder"]
+        assert "network=PaperDenseNet" in job.settings["words"]
+        assert value(job, "seed") == value(job, "train::dataset::draw") == str(job.repeat)
+
+
+def test_an_encoder_that_saw_a_test_patient_is_refused_before_anything_is_trained(cohort: Cohort) -> None:
+    with pytest.raises(UserError, match="10 patients of validation and test were seen in training"):
+        cohort.basis("scratch", cohort.seen)
+
+
+def test_encoders_of_two_architectures_are_no_equal_comparison(cohort: Cohort, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    encoder = build_encoder("DenseNet121", settings={}, in_channels=1)
+    save_encoder(other / "encoder.pt", encoder, contract=Hemorrhage(grid=GRID).contract, patients=[], method="SwAV")
+    with pytest.raises(UserError, match="different architectures"):
+        cohort.basis("scratch", cohort.swav, other)
+
+
+@pytest.mark.parametrize("word", ["seed=3", "fraction=0.5", "patience=4", "mode=frozen"])
+def test_what_the_comparison_sets_itself_cannot_be_overridden(cohort: Cohort, word: str) -> None:
+    with pytest.raises(UsageError, match="for all alike"):
+        cohort.basis("scratch", words=(*WORDS, word))
+
+
+def test_labels_that_do_not_fill_a_batch_are_named_with_their_share(cohort: Cohort, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="10 % of labels, repeat 1: 2 studies are fewer than one batch of 4"):
+        planned(cohort, tmp_path, fractions=(0.1, 1.0))
+    with pytest.raises(UserError, match="above 0 and at most 1"):
+        planned(cohort, tmp_path, fractions=(10.0,))
+
+
+def test_two_encoders_of_one_name_need_names(cohort: Cohort) -> None:
+    with pytest.raises(UserError, match="NAME=RUN"):
+        read_arms([str(cohort.swav), str(cohort.swav)])
+    assert [arm.name for arm in read_arms(["scratch", f"a={cohort.swav}", f"b={cohort.swav}"])] == ["scratch", "a", "b"]
+    with pytest.raises(UserError, match="no encoder there"):
+        read_arms(["scratch", "nowhere"])
+
+
+def test_a_changed_setting_is_refused_and_named(cohort: Cohort, tmp_path: Path) -> None:
+    job = planned(cohort, tmp_path)[0]
+    job.begin()
+    job.begin()
+    with pytest.raises(UserError, match="was made with studies 20, now 21"):
+        replace(job, settings={**job.settings, "studies": 21}).begin()
+
+
+def test_a_failing_job_is_named_and_the_others_go_on(cohort: Cohort, tmp_path: Path) -> None:
+    jobs = planned(cohort, tmp_path, repeats=1)[:2]
+    for job in jobs:
+        job.begin()
+    said = "no such part"
+    with pytest.raises(UserError, match=rf"2 of 2 jobs failed.*{jobs[0].arm.name}|{jobs[1].arm.name}.*KeyError"):
+        run_all([(job, {"part": said}) for job in jobs], "training", workers=2)
+    assert [said in (job.folder / "job.log").read_text() for job in jobs] == [True, True]
+
+
+def test_what_is_done_is_not_done_again(cohort: Cohort, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = planned(cohort, tmp_path, repeats=1)
+    for job in jobs:
+        job.begin()
+        (job.folder / "done.json").write_text("{}")
+    train_all(jobs, {}, workers=1)  # would fail: it has nothing to train with
+    assert "4 of 4 jobs are done already" in capsys.readouterr().err
+
+
+def test_each_opening_of_the_test_split_for_new_jobs_is_kept(cohort: Cohort, tmp_path: Path) -> None:
+    jobs = planned(cohort, tmp_path)
+    for some in (jobs[:3], jobs[:3], jobs):
+        note_opening(tmp_path, some)
+    assert [len(names) for names in json.loads((tmp_path / "opened.json").read_text())] == [3, 8]
+
+
+COMMON = {"fractions": (0.5, 1.0), "seeds": 2, "cases": 4, "draws": 2, "words": WORDS}
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_killed_gives_the_figures_of_one_that_was_not(cohort: Cohort, tmp_path: Path) -> None:
+    encoders, whole, killed = ["scratch", f"SwAV={cohort.swav}"], tmp_path / "whole", tmp_path / "killed"
+    files = compare(
+        "hemorrhage", store=cohort.store, labels=cohort.labels, encoders=encoders, out=whole, workers=1, **COMMON
+    )
+    options = ["--store", cohort.store, "--labels", cohort.labels, "--out", killed, "--seeds", "2"]
+    options += ["--cases", "4", "--draws", "2", "--encoders", *encoders, "--fractions", "0.5", "1"]
+    command = [sys.executable, "-m", "volssl.cli", "compare", "hemorrhage", *map(str, options), *WORDS]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    while process.poll() is None and not list(killed.glob("runs/*/checkpoints/*")):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)  # the parent alone: its workers must notice
+    process.wait()
+    assert not (killed / "results.parquet").exists()
+    deadline = time.monotonic() + 30
+    while workers_of(killed) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert workers_of(killed) == []
+    subprocess.run(command, stderr=subprocess.DEVNULL, check=True)
+    one, two = pd.read_csv(whole / "results.csv"), pd.read_csv(killed / "results.csv")
+    pd.testing.assert_frame_equal(one.drop(columns="seconds"), two.drop(columns="seconds"))
+    assert (whole / "summary.csv").read_text() == (killed / "summary.csv").read_text()
+    assert (whole / "robustness.csv").read_text() == (killed / "robustness.csv").read_text()
+    assert set(one["encoder"]) == {"scratch", "SwAV", "intensity rule"}
+    assert len(one[one["output"] == "hemorrhage"]) == 2 * 2 * 3
+    assert "The test split was opened once, when all 8 jobs were done." in Elements(files[0]).text
+
+
+def workers_of(out: Path) -> list[int]:
+    """Processes that have a log of this comparison open."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        if int(folder.parent.name) == os.getpid():
+            continue
+        try:
+            links = [os.readlink(file) for file in folder.iterdir()]
+        except OSError:  # gone by now, or of another user
+            continue
+        if any(link.startswith(str(out)) for link in links):
+            found.append(int(folder.parent.name))
+    return found
