@@ -1,4 +1,4 @@
-"""A comparison: its jobs are fair, go on where they were stopped, and give the same figures however many run at once."""
+"""A comparison: its jobs are fair, go on where they were stopped, and do not depend on how many run at once."""
 
 from __future__ import annotations
 

@@ -1,0 +1,174 @@
+"""The study: does pretraining help to find hemorrhage on simulated head CT? One command, resumable over hours.
+
+    python examples/study/run.py --out study
+
+1. Four cohorts, each of its own seed and so of its own patients: unlabelled and labelled training volumes, validation,
+   and a test cohort that nothing else looks at.
+2. Encoders pretrained on all training volumes: SimCLR, SwAV with generic views ("SwAV-med"), with the paper's, as it is
+   shipped, restoration, and SwAV and restoration combined.
+3. `compare`: each of them and scratch, 10, 25, 50 and 100 % of the labels, five repeats, the test opened at the end.
+4. The four rows of the paper's Table 5: the volume's label alone, with types, with slices, with self-supervision.
+
+What is done in the folder is not done again. Everything here is simulated and says nothing about patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+
+from volssl.bundle.compare import compare
+from volssl.bundle.workflow import pretrain
+from volssl.data import prepare
+from volssl.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
+from volssl.evaluation.comparison import pooled
+from volssl.evaluation.metrics import roc_auc
+from volssl.simulate.cohort import simulate_cohort
+
+SCRATCH, OUTPUT = "scratch", "hemorrhage"
+ZOOM = "zoom=[[0.8, 1.1], [0.9, 1.2]]"  # on this grid: benchmarks/views.py says what share of pairs keeps a bleed
+BOXES = ("non_linear=0.0", "outer=0.2")  # HU stay what they are; mostly boxes are hidden
+ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # arm: method, preset, and what its config states otherwise
+    "SimCLR": ("simclr", "", ()),
+    "SwAV-med": ("swav", "generic_views", (f"method::views::{ZOOM}",)),
+    "SwAV-paper": ("swav", "paper_views", ("method::views::fraction=[0.5, 1.1]",)),
+    "SwAV": ("swav", "", (f"method::views::{ZOOM}",)),
+    "restoration": ("restoration", "", tuple(f"method::views::{word}" for word in BOXES)),
+    "combined": (
+        "combined",
+        "",
+        (f"method::parts::swav::views::{ZOOM}", *(f"method::parts::restoration::views::{word}" for word in BOXES)),
+    ),
+}
+ROWS = {  # of Table 5: what the task states otherwise
+    "1  3D": ("task::types=false", "task::slices=false"),
+    "2  + types": ("task::slices=false",),
+    "3  + slices": (),
+}
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run all four parts."""
+    chosen = options().parse_args(words)
+    out: Path = chosen.out
+    store, labels = cohorts(out, chosen)
+    spacing, grid = json.dumps(chosen.spacing), json.dumps(chosen.grid)
+    window = f"window_hu={json.dumps(chosen.window)}"
+    crops = (f"crop_size={grid}", f"small_crop_size={json.dumps(chosen.small_grid)}")
+    look = (f"spacing_mm={spacing}", *crops, window, f"max_epochs={chosen.pretraining_epochs}")
+    runs = {name: pretrained(name, store, out, (*look, *chosen.pretraining)) for name in chosen.arms}
+    task = (f"task::grid={grid}", f"task::{window}", f"max_epochs={chosen.epochs}", *chosen.finetuning)
+    encoders = [SCRATCH, *(f"{name}={run}" for name, run in runs.items())]
+    common = {"store": store, "labels": labels, "seeds": chosen.seeds, "split": chosen.split, "workers": chosen.workers}
+    robust = {"cases": chosen.cases, "draws": chosen.draws}
+    compare(
+        "hemorrhage",
+        encoders=encoders,
+        fractions=chosen.fractions,
+        out=out / "comparison",
+        words=task,
+        **common,
+        **robust,
+    )
+    folders = {"3  + slices": out / "comparison"}
+    for row, stated in ROWS.items():
+        if stated:
+            folders[row] = out / f"table5-{row[0]}"
+            more = (*task, *stated)
+            compare("hemorrhage", encoders=[SCRATCH], fractions=[1.0], out=folders[row], words=more, draws=0, **common)
+    table = table5(folders, chosen.split)
+    table.to_csv(out / "table5.csv", index=False)
+    print(table.to_string(index=False))
+
+
+def options() -> argparse.ArgumentParser:
+    """Sizes of the study; the defaults are those of docs/results.md."""
+    given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    given.add_argument("--out", type=Path, required=True)
+    given.add_argument("--unlabelled", type=int, default=1000, help="training volumes without a label")
+    given.add_argument("--labelled", type=int, default=400, help="training volumes with one")
+    given.add_argument("--validation", type=int, default=1000, help="volumes")
+    given.add_argument("--test", type=int, default=2000, help="volumes")
+    given.add_argument("--grid", type=int, nargs=3, default=[48, 56, 20], help="voxels along R, A, S")
+    given.add_argument("--small-grid", type=int, nargs=3, default=[32, 38, 14], help="of pretraining's small views")
+    given.add_argument("--simulated", type=float, nargs=2, default=[3.0, 6.0], help="mm in plane and of a slice")
+    given.add_argument("--spacing", type=float, nargs=3, default=[3.5, 3.5, 7.0], help="mm, of pretraining")
+    given.add_argument("--window", type=float, nargs=2, default=[40, 80], help="center and width in HU")
+    given.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    given.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.25, 0.5, 1.0])
+    given.add_argument("--seeds", type=int, default=5)
+    given.add_argument("--pretraining-epochs", type=int, default=30)
+    given.add_argument("--epochs", type=int, default=60, help="of fine-tuning with all labels")
+    given.add_argument("--pretraining", nargs="*", default=[], metavar="KEY=VALUE", help="for every pretraining")
+    given.add_argument("--finetuning", nargs="*", default=[], metavar="KEY=VALUE", help="for every fine-tuning")
+    given.add_argument("--split", default="test", help="validation leaves the test closed")
+    given.add_argument("--cases", type=int, default=50)
+    given.add_argument("--draws", type=int, default=50)
+    given.add_argument("--workers", type=int, default=2)
+    return given
+
+
+def cohorts(out: Path, chosen: argparse.Namespace) -> tuple[Path, Path]:
+    """Simulate and prepare, each cohort on its side of the split; returns the store and the label table."""
+    sides = {
+        "unlabelled": ("train", chosen.unlabelled, 1000),
+        "labelled": ("train", chosen.labelled, 2000),
+        "validation": ("validation", chosen.validation, 3000),
+        "test": ("test", chosen.test, 4000),
+    }
+    tables, (spacing_mm, slice_mm) = [], chosen.simulated
+    for name, (split, n, seed) in sides.items():
+        folder = simulate_cohort(out / name, n, seed=seed, spacing_mm=spacing_mm, slice_mm=slice_mm)
+        patients = pd.read_csv(folder / "patients.csv", dtype=str).assign(split=split)
+        patients.to_csv(folder / "patients.csv", index=False)
+        if name != "unlabelled":
+            tables.append(pd.read_csv(folder / "labels.csv", dtype=str))
+    store, labels = out / "store", out / "labels.csv"
+    if not (store / "manifest.parquet").is_file():
+        prepare([out / name for name in sides], store)
+    pd.concat(tables).to_csv(labels, index=False)
+    return store, labels
+
+
+def pretrained(name: str, store: Path, out: Path, words: tuple[str, ...]) -> Path:
+    """Pretrain an arm, unless it is done; returns its run."""
+    run = out / "pretraining" / name
+    method, preset, stated = ARMS[name]
+    if not (run / "seconds.json").is_file():
+        start = time.monotonic()
+        pretrain(method, store=store, out=run, preset=preset, resume=run.is_dir(), words=[*words, *stated])
+        (run / "seconds.json").write_text(json.dumps(round(time.monotonic() - start)))
+    return run
+
+
+def table5(folders: dict[str, Path], split: str) -> pd.DataFrame:
+    """The rows of Table 5 with all labels; the encoder of row 4 is the one that validation patients favour."""
+    summary = pd.read_csv(folders["3  + slices"] / "summary.csv")
+    whole = summary[(summary["output"] == OUTPUT) & (summary["fraction"] == 1.0) & (summary["mode"] == "full")]
+    begun = whole[whole["encoder"] != SCRATCH]
+    best = str(begun.loc[begun["validation_auc"].idxmax(), "encoder"])
+    models = {row: (folder, SCRATCH) for row, folder in sorted(folders.items())}
+    models[f"4  + {best}"] = (folders["3  + slices"], best)
+    rows, before = [], None
+    for row, (folder, encoder) in models.items():
+        files = sorted((folder / "runs").glob(f"{encoder.lower()}-full-1-*/{split}.parquet"))
+        y, scores, patients = pooled([pd.read_parquet(file) for file in files], OUTPUT)
+        auc = bootstrap_interval(roc_auc, y, scores, patients)
+        gain = None if before is None else paired_difference(roc_auc, y, scores, before, patients)
+        rows.append({"row": row} | columns("auc", auc) | columns("to_row_before", gain))
+        before = scores
+    return pd.DataFrame(rows)
+
+
+def columns(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """A figure and its bounds, as columns of a table."""
+    values = (None,) * 3 if interval is None else (interval.value, interval.low, interval.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
+
+
+if __name__ == "__main__":
+    main()
