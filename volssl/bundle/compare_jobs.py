@@ -176,8 +176,8 @@ def read_basis(
             raise UsageError(f"{word}: a comparison sets {key} itself, for all alike")
     if target:
         encoder = next((arm.encoder for arm in arms if arm.encoder is not None), None)
-        learnt = told_task(target, store=store, labels=labels, encoder=encoder, words=words)
-        words = (*words, *(f"{key}={json.dumps(value)}" for key, value in learnt.items()))
+        learnt, left = told_task(target, store=store, labels=labels, encoder=encoder, words=words)
+        words = (*left, *(f"{key}={json.dumps(value)}" for key, value in learnt.items()))
     words = (*words, *same_architecture(arms, words))
     config = read_config(bundle_config(TASK_BUNDLES[task], "train"))
     given = {"dataset_dir": str(store), "labels": str(labels)}

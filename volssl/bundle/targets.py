@@ -22,13 +22,16 @@ INPUT = ("window_hu", "spacing_mm", "grid")  # of the network; an encoder brings
 
 def told_task(
     target: str, *, store: Path, labels: Path, encoder: Path | None = None, words: Sequence[str] = ()
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """Values of the task in a classification's config, told from the label table, the store and the encoder.
 
     What words say is taken as said. An encoder is fed what it was fed before, where no word says otherwise.
 
     Args:
         target: label columns, parted by commas.
+
+    Returns:
+        The values, and the words that are left: classes may be said of some columns, and are told of the others.
 
     Raises:
         UserError: for columns that are missing or hold no classes, or a table that does not fit the store.
@@ -37,20 +40,24 @@ def told_task(
     if not columns or len(set(columns)) < len(columns):
         raise UsageError(f"--target {target!r}: name label columns, each once, parted by commas")
     said = {key.removeprefix(TASK): value for key, value in map(split_word, words) if key.startswith(TASK)}
-    told = tell_labels(labels, columns, kind=said.get("kind") or "", classes=said.get("classes"))
+    classes = said.get("classes") or {}
+    if not isinstance(classes, Mapping) or not all(isinstance(names, list) for names in classes.values()):
+        raise UsageError("task::classes: write 'task::classes={COLUMN: [first, second, third]}'")
+    told = tell_labels(labels, columns, kind=said.get("kind") or "", classes=classes)
     opened = Store.open(store)
     table = join_labels(opened, labels, columns, classes=told.classes)
-    for name, classes in told.classes.items():
-        say(f"{name}: {counted(table[name], classes)}")
+    for name, names in told.classes.items():
+        say(f"{name}: {counted(table[name], names)}")
     say(f"learnt as {told.kind} ({', '.join(columns)}); task::kind=ordinal and the like say otherwise")
     values: dict[str, Any] = {
         "columns": columns,
-        "classes": {name: list(classes) for name, classes in told.classes.items()},
+        "classes": {name: list(names) for name, names in told.classes.items()},
         "kind": told.kind,
         "modality": said.get("modality") or modality_of(opened, table),
     }
     values |= {name: value for name, value in input_of(encoder).items() if name not in said}
-    return {f"{TASK}{name}": value for name, value in values.items()}
+    left = [word for word in words if split_word(word)[0] != f"{TASK}classes"]
+    return {f"{TASK}{name}": value for name, value in values.items()}, left
 
 
 def counted(column: pd.Series, classes: Sequence[str]) -> str:

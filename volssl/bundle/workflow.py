@@ -48,6 +48,7 @@ MAY_CHANGE = (
     "device",
     "checkpoint_steps",
 )
+FIRST_STAGE = "suspects"  # folder of a run whose task has two stages
 FROZEN_MODES = ("probe", "knn")  # which lay the preset `frozen` over a task's config
 TRAINING_KEYS = (  # and have no use for these
     "max_epochs",
@@ -63,7 +64,12 @@ TRAINING_KEYS = (  # and have no use for these
 )
 PRETRAINING = "volume_pretraining"
 CLASSIFICATION = "classification"  # the task whose label columns the user names
-TASK_BUNDLES = {"hemorrhage": "head_ct_hemorrhage_classification", "classification": "volume_classification"}
+METASTASIS = "metastasis"  # the task in two stages, whose networks see slabs
+TASK_BUNDLES = {
+    "hemorrhage": "head_ct_hemorrhage_classification",
+    METASTASIS: "brain_mr_metastasis_classification",
+    "classification": "volume_classification",
+}
 
 
 def pretrain(
@@ -126,10 +132,13 @@ def finetune(
         "fraction": fraction,
     } | from_encoder(encoder, words)
     if task == CLASSIFICATION:
-        given |= told_task(target, store=store, labels=labels, encoder=encoder, words=words)
+        told, words = told_task(target, store=store, labels=labels, encoder=encoder, words=words)
+        given |= told
     elif target:
         raise UsageError(f"--target {target}: {task} knows its columns; leave it out, or run {CLASSIFICATION}")
     frozen = mode in FROZEN_MODES
+    if frozen and task == METASTASIS:
+        raise UsageError(f"--mode {mode}: metastasis is told slab by slab, by a head that is trained; take --mode frozen")
     if frozen and (idle := [word for word in words if word.partition("=")[0] in TRAINING_KEYS]):
         say(f"mode {mode} trains no encoder: {', '.join(idle)} changes nothing")
     config = bundle_config(TASK_BUNDLES[task], "train", preset="frozen" if frozen else "")
@@ -204,8 +213,8 @@ def nothing_left_if_refused(run: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        log = run / "metrics.jsonl"
-        begun = log in before or (log.is_file() and any(row["step"] > 0 for row in read_history(log)))
+        logs = [run / "metrics.jsonl", run / FIRST_STAGE / "metrics.jsonl"]
+        begun = any(log in before or (log.is_file() and any(row["step"] > 0 for row in read_history(log))) for log in logs)
         if rank() == 0 and not begun:
             for path in (*sorted(run.rglob("*"), reverse=True), run, *run.parents):
                 if path not in before:
