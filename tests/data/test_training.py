@@ -133,6 +133,16 @@ def test_fractions_are_nested_and_keep_whole_patients(tmp_path: Path) -> None:
         of(store, fraction=0)
 
 
+def test_another_draw_takes_other_patients_and_is_nested_too(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", [row(f"S{i}", f"P{i}", split="train") for i in range(200)])
+    first, second = (set(of(store, fraction=0.1, draw=draw).ids) for draw in (0, 1))
+    assert len(first) == len(second) == 20
+    assert len(first & second) < 10  # of two draws of 20 in 200, 2 are expected in both
+    assert first == set(of(store, fraction=0.1).ids)
+    assert second < set(of(store, fraction=0.25, draw=1).ids)
+    assert set(of(store, draw=1).ids) == set(of(store).ids)
+
+
 def test_scans_are_built_when_looked_at_and_behave_as_a_sequence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
