@@ -120,12 +120,12 @@ def note_opening(out: Path, jobs: Sequence[Job]) -> None:
 def facts(found: Found, jobs: Sequence[Job], *, split: str) -> dict[str, str]:
     """What was compared, for the head of the page."""
     row = found.summary[found.summary["output"] == found.output].iloc[0]
-    most = max(job.patients for job in jobs)
+    fewest, most = min(job.patients for job in jobs), max(job.patients for job in jobs)
     return {
         "Output": readable(found.output),
         "Split": split,
         "Evaluated": f"{row['n']:,} studies of {row['n_patients']:,} patients",
-        "Labelled training patients": f"{min(job.patients for job in jobs):,} to {most:,}",
+        "Labelled training patients": f"{fewest:,} to {most:,}" if fewest < most else f"{most:,}",
         "Repeats": str(max(job.repeat for job in jobs) + 1),
         "Modes": ", ".join(found.modes),
         "Jobs": f"{len(jobs):,}",

@@ -40,7 +40,7 @@ class Perturbation:
     apply: Callable[[Tensor, float, tuple[float, float, float], torch.Generator], Tensor]
 
     def __str__(self) -> str:
-        return f"{self.name.lower()} {self.low:g} to {self.high:g}{self.unit}"
+        return f"{self.name.lower()} {self.low:g} to {self.high:g}{self.unit}".replace("-", "−")
 
 
 def gamma(image: Tensor, exponent: float) -> Tensor:
