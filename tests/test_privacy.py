@@ -34,7 +34,7 @@ from volssl.simulate.cohort import simulate_cohort
 from volssl.simulate.lesions import TYPES
 
 PRIVATE = ("private.key", "paths.csv")
-SPLITS = ["train", "train", "validation", "validation", "test"]
+SPLITS = ["train", "train", "validation", "validation", "train", "test"]
 PERSONAL = {
     "PatientName": "Mustermann^Erika{}",
     "PatientID": "MRN-4711-{}",
