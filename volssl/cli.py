@@ -347,7 +347,7 @@ def estimate(
     "--out runs/hemorrhage"
 )
 def finetune(
-    task: Annotated[str, typer.Argument(help="hemorrhage or classification.")],
+    task: Annotated[str, typer.Argument(help="hemorrhage, metastasis or classification.")],
     store: StoreOption,
     labels: LabelsOption,
     out: Annotated[Path, typer.Option(help="Folder of the run.")],

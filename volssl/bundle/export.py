@@ -33,6 +33,7 @@ from volssl.evaluation.validation import MODEL
 from volssl.files import write_text
 from volssl.heads import NeighbourNetwork, TaskNetwork
 from volssl.progress import say
+from volssl.slabs import SlabNetwork
 from volssl.tensors import save_tensors
 
 PACKAGES = ("pytorch-ignite", "pydicom", "SimpleITK", "nibabel", "scikit-image")
@@ -171,8 +172,8 @@ def metadata_of(recipe: Path, facts: BundleFacts, figures: Mapping[str, Any] | N
 def inference_config(text: str, model: FineTuned) -> str:
     """The recipe's inference config with the values of the run's task and encoder; its comments stay."""
     task, network = model.task, model.network
-    if not isinstance(network, TaskNetwork):
-        raise UserError(f"a {type(network).__name__} cannot be exported; a bundle holds a TaskNetwork")
+    if not isinstance(network, TaskNetwork | SlabNetwork):
+        raise UserError(f"a {type(network).__name__} cannot be exported; a bundle holds a TaskNetwork or a SlabNetwork")
     encoder = network.encoder
     values = {
         "grid": list(task.contract.grid),

@@ -78,6 +78,15 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "dropout": ANY,
         "flips": ANY,
     },
+    "volssl.slabs.SlabNetwork": {
+        "encoder": ANY,
+        "suspects": ANY,
+        "slab": ANY,
+        "scored": ANY,
+        "dropout": ANY,
+        "flips": ANY,
+    },
+    "volssl.slabs.SuspectNetwork": {"features": ANY},
     "volssl.transforms.probabilities.Probabilitiesd": {"keys": "pred", "kinds": "@kinds", "sizes": "@sizes"},
     "volssl.transforms.scan_box.ScanBoxd": {
         "keys": "image",

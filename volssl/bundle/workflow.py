@@ -138,7 +138,9 @@ def finetune(
         raise UsageError(f"--target {target}: {task} knows its columns; leave it out, or run {CLASSIFICATION}")
     frozen = mode in FROZEN_MODES
     if frozen and task == METASTASIS:
-        raise UsageError(f"--mode {mode}: metastasis is told slab by slab, by a head that is trained; take --mode frozen")
+        raise UsageError(
+            f"--mode {mode}: metastasis is told slab by slab, by a head that is trained; take --mode frozen"
+        )
     if frozen and (idle := [word for word in words if word.partition("=")[0] in TRAINING_KEYS]):
         say(f"mode {mode} trains no encoder: {', '.join(idle)} changes nothing")
     config = bundle_config(TASK_BUNDLES[task], "train", preset="frozen" if frozen else "")
@@ -214,7 +216,9 @@ def nothing_left_if_refused(run: Path) -> Iterator[None]:
         yield
     except BaseException:
         logs = [run / "metrics.jsonl", run / FIRST_STAGE / "metrics.jsonl"]
-        begun = any(log in before or (log.is_file() and any(row["step"] > 0 for row in read_history(log))) for log in logs)
+        begun = any(
+            log in before or (log.is_file() and any(row["step"] > 0 for row in read_history(log))) for log in logs
+        )
         if rank() == 0 and not begun:
             for path in (*sorted(run.rglob("*"), reverse=True), run, *run.parents):
                 if path not in before:

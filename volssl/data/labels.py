@@ -17,7 +17,7 @@ from volssl.errors import UserError
 from volssl.progress import say
 
 # Columns that hold text; every other column is a label or a measure, and must be numeric.
-TEXT_COLUMNS = ("study", "patient", "split", "sex", "age_band", "scanner", "site", *SLICE_COLUMNS)
+TEXT_COLUMNS = ("study", "patient", "split", "sex", "age_band", "scanner", "site", "mask", *SLICE_COLUMNS)
 
 
 def join_labels(

@@ -103,10 +103,18 @@ class Validation:
 
 
 def mean_auc(table: pd.DataFrame, outputs: Sequence[str]) -> float:
-    """The mean AUC of those of the outputs that have both classes in a table of predictions; NaN where none has."""
-    values = [roc_auc(table[f"y_{name}"].to_numpy(float), table[f"p_{name}"].to_numpy(float)) for name in outputs]
+    """The mean AUC of those of the outputs that have both classes in a table of predictions; NaN where none has.
+
+    Slices are cases of their own, of all scans together.
+    """
+    values = [roc_auc(cases(table[f"y_{name}"]), cases(table[f"p_{name}"])) for name in outputs]
     known = [float(value) for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
+
+
+def cases(column: pd.Series) -> np.ndarray:
+    """(N,) numbers, or (N,) lists of as many -> the cases, one after the other."""
+    return np.concatenate([np.atleast_1d(np.asarray(cell, dtype=float)) for cell in column])
 
 
 def save_model(

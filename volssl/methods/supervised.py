@@ -12,6 +12,7 @@ from volssl.encoders.base import Encoder
 from volssl.errors import UserError
 from volssl.heads import TaskNetwork
 from volssl.methods.base import Batch, Losses, Method
+from volssl.slabs import SlabNetwork
 from volssl.tasks.base import Task
 from volssl.views.base import Views
 
@@ -41,7 +42,7 @@ class Supervised(Method):
 
     def __init__(
         self,
-        network: TaskNetwork,
+        network: TaskNetwork | SlabNetwork,
         *,
         task: Task,
         views: Views,

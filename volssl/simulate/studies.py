@@ -29,7 +29,7 @@ labels.csv   one line a study; `slices` are the indices, counted from inferior, 
 BRAIN_MR_CONTENTS = """volumes/     brain MR, T1-weighted after contrast, in units of no meaning
 masks/       the metastases: 0 none, else the number of the metastasis; edema is not in it
 labels.csv   one line a study; `slices` are the indices, counted from inferior, of the slices with a metastasis;
-             `lesions` how many there are, `largest_mm` and `total_ml` how large
+             `mask` where its mask lies; `lesions` how many there are, `largest_mm` and `total_ml` how large
 lesions.csv  one line a metastasis: its number in the mask, diameter, solid or ring, width of its edema, slices"""
 LESION_COLUMNS = ("study", "number", "diameter_mm", "kind", "edema_mm", "slices")
 
@@ -131,6 +131,7 @@ def write_brain_mr(stripped: bool, out: Path, settings: Settings, plan: Plan) ->
         "patient": plan.patient,
         "metastasis": int(bool(scan.lesions)),
         "slices": ";".join(str(index) for index in scan.slices),
+        "mask": f"masks/{plan.study}.nii.gz",
         "lesions": len(scan.lesions),
         "largest_mm": max((lesion.diameter_mm for lesion in scan.lesions), default=0.0),
         "total_ml": round(int((scan.mask > 0).sum()) * voxel_ml, 3),
@@ -210,7 +211,7 @@ BRAIN_MR = Kind(
     title="brain MRs",
     prefix="MR-",
     contents=BRAIN_MR_CONTENTS,
-    columns=("study", "patient", "metastasis", "slices", "lesions", "largest_mm", "total_ml", *PEOPLE),
+    columns=("study", "patient", "metastasis", "slices", "mask", "lesions", "largest_mm", "total_ml", *PEOPLE),
     note={"kind": "brain-mr"},
     write=partial(write_brain_mr, False),
     finish=_write_lesions,

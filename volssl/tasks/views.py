@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import cos, radians, sin
 
 import numpy as np
@@ -91,21 +92,33 @@ class TaskViews:
         return self.cache.get_or_make(scan, self.task)
 
     def changed(self, image: Tensor, rng: np.random.RandomState) -> Tensor:
-        """Draw and apply one random change; always the same number of draws."""
+        """Draw and apply one random change."""
+        place, intensity = self.draw(rng)
+        return adjust(place(image), **intensity)
+
+    def draw(self, rng: np.random.RandomState) -> tuple[Callable[[Tensor], Tensor], dict[str, float]]:
+        """Draw one random change, always with the same number of draws.
+
+        Returns:
+            What moves the voxels of (C, *grid), of an image or of what belongs to it, and the arguments of `adjust`.
+        """
         flip, move = rng.uniform() < self.flip, rng.uniform() < self.move
         angle_deg, zoom = rng.uniform(-self.angle_deg, self.angle_deg), rng.uniform(*self.zoom)
         shift_mm = rng.uniform(-self.shift_mm, self.shift_mm, size=2)
         intensity = draw_intensity(
             rng, gamma=self.gamma, gamma_probability=self.gamma_probability, scale=self.scale, shift=self.offset
         )
-        image = image.flip(1) if flip else image
-        if move:
-            spacing_mm = self.task.contract.spacing_mm
-            shift = (shift_mm[0] / spacing_mm[0], shift_mm[1] / spacing_mm[1])
-            image = move_in_plane(
-                image, angle_deg=angle_deg, zoom=zoom, shift=shift, aspect=spacing_mm[0] / spacing_mm[1]
-            )
-        return adjust(image, **intensity)
+        spacing_mm = self.task.contract.spacing_mm
+        shift = (shift_mm[0] / spacing_mm[0], shift_mm[1] / spacing_mm[1])
+        aspect = spacing_mm[0] / spacing_mm[1]
+
+        def place(image: Tensor) -> Tensor:
+            image = image.flip(1) if flip else image
+            if not move:
+                return image
+            return move_in_plane(image, angle_deg=angle_deg, zoom=zoom, shift=shift, aspect=aspect)
+
+        return place, intensity
 
 
 def move_in_plane(
