@@ -93,7 +93,7 @@ class TaskNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, R, A, S) -> logits (B, volume + types + slices)."""
         if self.flips and not self.training:
-            return (self.logits(x) + self.logits(x.flip(2))) / 2
+            return (self.logits(x) + self.logits(x.flip([2]))) / 2
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:

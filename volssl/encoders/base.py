@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from volssl.errors import SizeError
@@ -55,6 +56,11 @@ class Encoder(nn.Module):
     def pooled(self, x: Tensor) -> Tensor:
         """(B, C, R, A, S) -> (B, dim)."""
         return self.pool(self(x))
+
+    def check_input(self, x: Tensor) -> None:
+        """`check_size` of (B, C, R, A, S). Not while `torch.export` looks on, which would take the sizes for fixed."""
+        if not torch.compiler.is_exporting():
+            self.check_size((int(x.shape[2]), int(x.shape[3]), int(x.shape[4])))
 
     def check_size(self, size: Size) -> None:
         """Raise a SizeError, which is a ValueError, that names the axis where such a volume cannot be encoded."""

@@ -18,8 +18,6 @@ What the paper leaves open, and what stands here:
 
 from __future__ import annotations
 
-from itertools import product
-
 import torch
 from torch import Tensor, nn
 
@@ -58,17 +56,20 @@ class DenseBlock(nn.Module):
 def pool_parts(x: Tensor) -> Tensor:
     """Maximum and mean over 2×2×2 parts: (B, C, R, A, S) -> (B, 16 C).
 
-    The same numbers as `AdaptiveMaxPool3d(2)` and `AdaptiveAvgPool3d(2)`, written with slices, which export to ONNX
-    with free sizes. Parts overlap by one voxel where a size is odd.
+    The same numbers as `AdaptiveMaxPool3d(2)` and `AdaptiveAvgPool3d(2)`, written with slices, which TorchScript and
+    ONNX take with free sizes. Parts overlap by one voxel where a size is odd.
     """
-    parts = []
-    for halves in product((0, 1), repeat=3):
-        part = x
-        for axis, half in enumerate(halves, start=2):
-            n = x.shape[axis]
-            part = part.narrow(axis, 0, (n + 1) // 2) if half == 0 else part.narrow(axis, n // 2, n - n // 2)
-        parts += [part.amax(dim=(2, 3, 4)), part.mean(dim=(2, 3, 4))]
-    return torch.cat(parts, dim=1)
+    parts = [x]
+    for axis in (2, 3, 4):
+        n = x.shape[axis]
+        halves: list[Tensor] = []
+        for part in parts:
+            halves += [part.narrow(axis, 0, (n + 1) // 2), part.narrow(axis, n // 2, n - n // 2)]
+        parts = halves
+    pooled: list[Tensor] = []
+    for part in parts:
+        pooled += [part.amax(dim=(2, 3, 4)), part.mean(dim=(2, 3, 4))]
+    return torch.cat(pooled, dim=1)
 
 
 class PaperDenseNet(Encoder):
@@ -120,13 +121,16 @@ class PaperDenseNet(Encoder):
         self.dim = 16 * compress
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        self.check_size((int(x.shape[2]), int(x.shape[3]), int(x.shape[4])))
+        if not torch.jit.is_scripting():
+            self.check_input(x)
         x = self.stem(x)
         pyramid: list[Tensor] = []
-        recompute = self.checkpointing and self.training
-        for pool, block in zip(self.pools, self.blocks, strict=True):
+        for pool, block in zip(self.pools, self.blocks):  # noqa: B905 - TorchScript knows no `strict`
             x = pool(x)
-            x = recomputed(block, x) if recompute else block(x)
+            if not torch.jit.is_scripting() and self.checkpointing and self.training:
+                x = recomputed(block, x)
+            else:
+                x = block(x)
             pyramid.append(x)
         return pyramid
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from monai.networks.nets import DenseNet121 as StockDenseNet121
 from torch import Tensor, nn
 from torch.nn import functional
@@ -66,7 +67,8 @@ class DenseNet121(Encoder):
         self.dim = channels[-1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        self.check_size((int(x.shape[2]), int(x.shape[3]), int(x.shape[4])))
+        if not torch.jit.is_scripting():
+            self.check_input(x)
         recompute = self.checkpointing and self.training
         pyramid: list[Tensor] = []
         for name, layer in self.features.named_children():

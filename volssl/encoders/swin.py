@@ -92,7 +92,8 @@ class SwinUNETR(Encoder):
             )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        self.check_size((int(x.shape[2]), int(x.shape[3]), int(x.shape[4])))
+        if not torch.jit.is_scripting():
+            self.check_input(x)
         return list(self.swinViT(x))
 
     def pool(self, pyramid: list[Tensor]) -> Tensor:
