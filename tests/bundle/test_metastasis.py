@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from volssl.bundle.evaluate import evaluate_run, load_run
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
+from volssl.bundle.suspects import SuspectTraining
 from volssl.bundle.workflow import finetune
 from volssl.data import Store, prepare
 from volssl.errors import UsageError, UserError
@@ -63,6 +64,25 @@ def test_the_second_stage_looks_at_the_best_epoch_of_the_first_and_leaves_it_alo
     aucs = [row["validation_auc"] for row in rows if "validation_auc" in row]
     assert (len(aucs), first["validation_auc"]) == (2, max(aucs))
     assert not any("mask" in path.name for path in run.rglob("*"))
+
+
+def test_a_run_stopped_between_the_stages_goes_on_to_the_same_weights(
+    cohort: Path, brains: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, labels = tmp_path / "run", cohort / "labels.csv"
+    fit = SuspectTraining.fit
+
+    def stopped(stage: SuspectTraining) -> None:
+        fit(stage)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SuspectTraining, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        finetune("metastasis", store=brains, labels=labels, out=out, words=[*WORDS, *GRID])
+    monkeypatch.undo()
+    finetune("metastasis", store=brains, labels=labels, out=out, words=[*WORDS, *GRID], resume=True)
+    ours, theirs = (load_tensors(folder / "model.pt")["network"] for folder in (out, run))
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
 
 
 def test_both_stages_saw_the_training_patients_and_nobody_else(run: Path, brains: Path) -> None:
