@@ -288,7 +288,7 @@ def test_a_crop_larger_than_the_volumes_is_padded_with_the_windows_lowest_value(
     assert crop.max() > 0.5
 
 
-@pytest.mark.parametrize(("name", "hint"), [("hemorhage", "did you mean hemorrhage"), ("metastasis", "there are")])
+@pytest.mark.parametrize(("name", "hint"), [("hemorhage", "did you mean hemorrhage"), ("stroke", "there are")])
 def test_a_task_that_does_not_exist_is_refused_with_those_there_are(tmp_path: Path, name: str, hint: str) -> None:
     with pytest.raises(UserError, match=hint):
         finetune(name, store=tmp_path, labels=tmp_path, out=tmp_path / "run")
