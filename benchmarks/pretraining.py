@@ -3,9 +3,11 @@
     python benchmarks/pretraining.py --out measurement
 
 On simulated volumes at 48×56×20 (3.5×3.5×7 mm): every arm pretrains on the same unlabelled training volumes, then all
-of it is fine-tuned with the same labels, steps and seeds; the last epoch is taken, nothing is chosen by a score. The
-AUC is that of validation patients, with a paired bootstrap by patient of the difference to scratch. Test patients do
-not occur. What is done already in the folder is not done again.
+of it is fine-tuned with the same labels, steps and seeds; the last epoch is taken, nothing is chosen by a score. A
+linear probe of the frozen encoder with the most labels says what the features themselves hold; its one setting, C, is
+chosen on the validation patients. The AUC is that of validation patients, with a paired bootstrap by patient of the
+difference to scratch (for a probe: to random weights). Test patients do not occur. What is done already in the folder
+is not done again.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from volssl.simulate.cohort import simulate_cohort
 SPACING, GRID = "[3.5, 3.5, 7.0]", "[48, 56, 20]"
 WINDOW = "[40, 80]"  # the brain window of every reading room; docs/methods.md says what the paper's (55, 200) gives
 LOOK = (f"spacing_mm={SPACING}", f"crop_size={GRID}", "small_crop_size=[32, 38, 14]", f"window_hu={WINDOW}")
+TASK = (f"task::grid={GRID}", f"task::window_hu={WINDOW}")
 ZOOM = "zoom=[[0.8, 1.1], [0.9, 1.2]]"  # on this grid: benchmarks/views.py says what share of pairs keeps a bleed
 BOXES = ("method::views::non_linear=0.0", "method::views::outer=0.2")  # HU stay what they are; mostly boxes are hidden
 SCRATCH = "scratch"
@@ -52,7 +55,7 @@ def main() -> None:
     options.add_argument("--validation", type=int, default=1000, help="validation patients")
     options.add_argument("--labels", type=int, nargs="+", default=[40, 400], help="training volumes with a label")
     options.add_argument("--seeds", type=int, default=3, help="fine-tunings with the fewest labels; one with more")
-    options.add_argument("--epochs", type=int, default=30, help="of pretraining")
+    options.add_argument("--epochs", type=int, default=12, help="of pretraining")
     options.add_argument(
         "--steps", type=int, nargs="+", default=[400, 1200], help="of fine-tuning, for each of --labels"
     )
@@ -64,6 +67,11 @@ def main() -> None:
     rows = []
     for arm in chosen.arms:
         encoder = None if arm == SCRATCH else pretrained(arm, store, chosen.out, epochs=chosen.epochs)
+        many = max(chosen.labels)
+        table = probed(
+            chosen.out / "runs" / f"{slug(arm)}-probe", store, some_labels(labels, chosen.out, many, 0), encoder
+        )
+        rows.append((f"{arm}, linear probe", many, 0, table))
         for count, steps in zip(chosen.labels, chosen.steps, strict=True):
             for seed in range(chosen.seeds if count == min(chosen.labels) else 1):
                 run = chosen.out / "runs" / f"{slug(arm)}-{count}-{seed}"
@@ -115,24 +123,33 @@ def tuned(run: Path, store: Path, labels: Path, encoder: Path | None, *, steps: 
         count = sum(1 for line in labels.open()) - 1
         training = count - len(pd.read_csv(labels).pipe(lambda t: t[t["study"].str.startswith("A200")]))
         epochs = max(1, round(steps / max(1, training // 16)))
-        words = [f"task::grid={GRID}", f"task::window_hu={WINDOW}", f"max_epochs={epochs}", f"seed={seed}"]
-        words.append(f"train::handlers::0::every={epochs}")
+        words = [*TASK, f"max_epochs={epochs}", f"seed={seed}", f"train::handlers::1::every={epochs}"]
         finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, words=words, resume=run.is_dir())
+        evaluate_run(run, store=store, labels=labels, split="validation", out=run / "validation")
+    return pd.read_parquet(predictions)
+
+
+def probed(run: Path, store: Path, labels: Path, encoder: Path | None) -> pd.DataFrame:
+    """A linear probe of the encoder, or of one with random weights, and its predictions for the validation patients."""
+    predictions = run / "validation" / "predictions.parquet"
+    if not predictions.is_file():
+        finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, mode="probe", words=TASK)
         evaluate_run(run, store=store, labels=labels, split="validation", out=run / "validation")
     return pd.read_parquet(predictions)
 
 
 def report(rows: list[tuple[str, int, int, pd.DataFrame]]) -> None:
     """Print each arm's AUC with its interval, and the paired difference to scratch on the same patients and labels."""
-    print(f"{'labels':>6} {'arm':24} {'AUC':>24} {'difference to scratch':>26}   (simulated)")
+    print(f"{'labels':>6} {'arm':34} {'AUC':>24} {'difference to scratch':>26}   (simulated)")
     for count in sorted({row[1] for row in rows}):
-        of_scratch = {seed: table for arm, n, seed, table in rows if arm == SCRATCH and n == count}
-        for arm in dict.fromkeys(row[0] for row in rows):
+        for arm in dict.fromkeys(row[0] for row in rows if row[1] == count):
             tables = {seed: table for a, n, seed, table in rows if a == arm and n == count}
             truth, patients, scores = pooled(tables)
             interval = bootstrap_interval(roc_auc, truth, scores, patients)
-            text = f"{count:6d} {arm:24} {interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-            if arm != SCRATCH and of_scratch:
+            text = f"{count:6d} {arm:34} {interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+            other = f"{SCRATCH}, linear probe" if arm.endswith("probe") else SCRATCH
+            of_scratch = {seed: table for a, n, seed, table in rows if a == other and n == count}
+            if arm != other and of_scratch:
                 _, _, others = pooled(of_scratch)
                 d = paired_difference(roc_auc, truth, scores, others, patients)
                 text += f"     {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f})"

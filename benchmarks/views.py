@@ -81,13 +81,13 @@ def presets(cases: list[Case]) -> dict[str, MultiCrop]:
     return {
         "paper": paper(fraction=FRACTION, energies=energies),
         "generic": generic(),
-        "generic, fields of MultiCrop": generic(zoom=((0.7, 1.0), (1.2, 1.8)), **fields),
+        "generic, fields of MultiCrop": generic(zoom=((0.8, 1.1), (1.2, 1.6)), **fields),
         "MultiCrop": MultiCrop(),
-        "MultiCrop, paper's intensities": MultiCrop(gamma_probability=0.5, shift=(-0.2, 0.2)),
-        "MultiCrop, small crops finer": MultiCrop(zoom=((0.7, 1.0), (0.6, 1.0))),
+        "MultiCrop, paper's intensities": MultiCrop(gamma_probability=0.5, scale=(0.9, 1.1), shift=(-0.2, 0.2)),
+        "MultiCrop, small crops finer": MultiCrop(zoom=((0.8, 1.1), (0.6, 1.0))),
         "MultiCrop at 3.5 mm": MultiCrop(sizes=((48, 56, 20), (24, 28, 10)), spacing_mm=coarse_mm),
         "  and small crops of 32×38×14": MultiCrop(
-            sizes=((48, 56, 20), (32, 38, 14)), zoom=((0.7, 1.0), (0.9, 1.3)), spacing_mm=coarse_mm
+            sizes=((48, 56, 20), (32, 38, 14)), zoom=((0.8, 1.1), (0.9, 1.2)), spacing_mm=coarse_mm
         ),
     }
 
