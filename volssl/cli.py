@@ -476,15 +476,28 @@ def embed(
 
 @app.command(epilog="Example: volssl export runs/hemorrhage --bundle out/head_ct_hemorrhage_classification")
 def export(
-    run: Annotated[Path, typer.Argument(help="A run of `volssl finetune`.")],
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle to write.")],
+    run: Annotated[Path, typer.Argument(help="A run of `volssl finetune`; for --stock also of `volssl pretrain`.")],
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle to write.")] = None,
+    torchscript: Annotated[bool, typer.Option("--torchscript", help="The network as models/model.ts too.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="The network as models/model.onnx too.")] = False,
+    torch_export: Annotated[bool, typer.Option("--torch-export", help="The network as models/model.pt2 too.")] = False,
+    stock: Annotated[
+        Path | None, typer.Option(help="File for the encoder alone, as MONAI's SwinUNETR or DenseNet121 loads it.")
+    ] = None,
 ) -> None:
-    """Pack a classifier as a MONAI bundle that any MONAI tool runs."""
+    """Pack a classifier as a MONAI bundle that any MONAI tool runs, or its encoder for a stock network."""
     from volssl.bundle.export import export_run
+    from volssl.bundle.stock import export_stock
 
-    written = export_run(run, bundle)
-    wrote(*written)
-    then(f"volssl predict {bundle} STUDY --out answer")
+    asked = {"torchscript": torchscript, "onnx": onnx, "torch-export": torch_export}
+    formats = [name for name, wanted in asked.items() if wanted]
+    if not bundle and (formats or not stock):
+        raise UsageError("nothing to write: give --bundle FOLDER for a bundle, or --stock FILE for the encoder alone")
+    if stock:
+        wrote(export_stock(run, stock))
+    if bundle:
+        wrote(*export_run(run, bundle, formats=formats))
+        then(f"volssl predict {bundle} STUDY --out answer")
 
 
 @app.command(epilog="Example: volssl predict out/head_ct_hemorrhage_classification studies/0001 --out answer")

@@ -170,7 +170,8 @@ def write_scripted(path: Path, network: nn.Module, contract: InputContract, axes
 def write_traced(path: Path, network: nn.Module, contract: InputContract, axes: str, batch: bool) -> None:
     """TorchScript from what the network does with one volume."""
     del axes
-    torch.jit.save(torch.jit.trace(network, example(contract, batch), check_trace=False), path)
+    traced = torch.jit.trace(network, example(contract, batch), check_trace=False)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, path)
 
 
 def write_onnx(path: Path, network: nn.Module, contract: InputContract, axes: str, batch: bool) -> None:
@@ -208,7 +209,7 @@ def write_exported(path: Path, network: nn.Module, contract: InputContract, axes
 
 def read_torchscript(path: Path) -> Network:
     """The network of a file of TorchScript."""
-    network: Network = torch.jit.load(path, map_location="cpu")
+    network: Network = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     return network
 
 

@@ -94,10 +94,52 @@ def evaluate_run(
         UserError: for a folder without a run, labels that do not fit, an empty split, or patients that training saw.
     """
     check_words(split, by)
-    model = load_run(run)
+    return evaluate_model(load_run(run), run, store=store, labels=labels, split=split, out=out, by=by)
+
+
+def evaluate_weights(
+    weights: str | Path,
+    *,
+    network: nn.Module,
+    task: Task,
+    store: str | Path,
+    labels: str | Path,
+    split: str,
+    out: str | Path,
+    by: Sequence[str] = (),
+    fold: int | None = None,
+) -> dict[str, Any]:
+    """What `evaluate.yaml` runs: `evaluate_run` for a task and a network that a bundle's train config builds.
+
+    A bundle does not say which patients it was trained on: the split of the store is trusted. Those whom the `model.pt`
+    of a run names are refused.
+
+    Args:
+        weights: `models/model.pt` of a bundle, or the `model.pt` of a run.
+    """
+    weights = Path(weights)
+    check_words(split, by)
+    if weights.name != MODEL or not weights.is_file():
+        raise UserError(f"{weights}: no {MODEL} there; give that of a bundle's models, or of a run, as weights")
+    facts = load_tensors(weights)
+    if "network" not in facts:
+        facts = {"network": facts, "patients": [], "epoch": "not said", "validation_auc": math.nan}
+    load_weights(network, facts.pop("network"), source=str(weights), least=1.0)
+    model = FineTuned(task=task, network=network.eval(), facts=facts, fold=fold)
+    return evaluate_model(
+        model, weights.parent, store=Path(store), labels=Path(labels), split=split, out=Path(out), by=by
+    )
+
+
+def evaluate_model(
+    model: FineTuned, run: Path, *, store: Path, labels: Path, split: str, out: Path, by: Sequence[str]
+) -> dict[str, Any]:
+    """`evaluate_run`, for a model whose weights are the `model.pt` in `run`."""
     opened = Store.open(store)
     table = labels_for(model.task, opened, labels)
-    own = not set(opened.columns("patient")["patient"].to_pylist()).isdisjoint(model.facts["patients"])
+    known = bool(model.facts["patients"])
+    trained_on = set(model.facts["patients"])
+    own = not trained_on.isdisjoint(opened.columns("patient")["patient"].to_pylist()) if known else split != "all"
     fold = model.fold if own else None
     if split != "train":
         refuse_patients(model, store, table, split, fold)
@@ -109,8 +151,9 @@ def evaluate_run(
     validation = None
     if own and split in ("test", "all"):
         validation = predict_split(model, opened, table, views, "validation", fold)
-        keep_validation(run, validation)
-    elif not own:
+        if known:
+            keep_validation(run, validation)
+    elif not own and known:
         validation = validation_of_run(run, model)
     metrics = evaluate_predictions(
         predictions,
@@ -131,7 +174,7 @@ def evaluate_run(
         facts={
             "Chosen epoch": str(model.facts["epoch"]),
             "Validation AUC of that epoch": number(auc if math.isfinite(auc) else None),
-            "Patients seen in training": f"{len(model.facts['patients']):,}",
+            "Patients seen in training": f"{len(trained_on):,}" if known else "not said",
         },
         simulated=simulated_notice(opened),
         image_of=lambda volume_id: views.preprocessed(opened.scan(volume_id))[0][0].numpy(),

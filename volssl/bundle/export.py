@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 import yaml
 
 import volssl
+from volssl.bundle.artefacts import FORMATS, add_artefacts, refuse_missing_packages
 from volssl.bundle.card import LICENCES, model_card, shortened
 from volssl.bundle.config import bundle_folder, read_config
 from volssl.bundle.evaluate import FineTuned, load_run
@@ -38,26 +39,29 @@ from volssl.tensors import save_tensors
 
 PACKAGES = ("pytorch-ignite", "pydicom", "SimpleITK", "nibabel", "scikit-image")
 PLACES = ("dataset_dir", "labels", "output_dir", "encoder_path")  # keys of a run's config that name places
-FORMATS = {"CT": "hounsfield", "MR": "magnitude"}  # as MONAI's schema calls them
+UNITS = {"CT": "hounsfield", "MR": "magnitude"}  # as MONAI's schema calls them
 SLICES = "slices"  # the output that has an entry for each slice of the grid
-COPIED = ("LICENSE", "configs/logging.conf")
+COPIED = ("LICENSE", "configs/logging.conf", "configs/evaluate.yaml")
 SAME = 1e-6  # largest difference between the network of the run and the bundle's
 
 
-def export_run(run: Path, bundle: Path) -> list[Path]:
+def export_run(run: Path, bundle: Path, *, formats: Sequence[str] = ()) -> list[Path]:
     """Write a run's bundle, and put it in its place when it answers as the run's network does.
 
     Args:
         run: of `volssl finetune`.
         bundle: a folder to make; a bundle that volssl wrote there before is replaced.
+        formats: of `artefacts.FORMATS`, in which the bundle holds the network too.
 
     Returns:
         The files a reader begins with.
 
     Raises:
-        UserError: where there is no run, or something else stands in the bundle's place.
+        UserError: where there is no run, something else stands in the bundle's place, or, after the bundle is written
+            without it, for a format that does not answer as the network does.
     """
     run, bundle = Path(run), Path(bundle)
+    refuse_missing_packages(formats)
     refuse_other_content(bundle)
     model = load_run(run)
     if isinstance(model.network, NeighbourNetwork):
@@ -70,11 +74,15 @@ def export_run(run: Path, bundle: Path) -> list[Path]:
     try:
         write_bundle(aside, run, model)
         compare(check_bundle(aside), model)
+        refused = add_artefacts(aside, model.network, model.task.contract, formats) if formats else []
         aside.chmod(0o755)  # mkdtemp's own is closed to others
         put_in_place(aside, bundle)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return [bundle / part for part in (METADATA, INFERENCE, WEIGHTS, Path("docs/README.md"))]
+    if refused:
+        raise UserError(f"{bundle}: written, but for {'; '.join(refused)}")
+    written = (METADATA, INFERENCE, WEIGHTS, *(FORMATS[name][0] for name in formats), Path("docs/README.md"))
+    return [bundle / part for part in written]
 
 
 def write_bundle(folder: Path, run: Path, model: FineTuned) -> None:
@@ -91,7 +99,7 @@ def write_bundle(folder: Path, run: Path, model: FineTuned) -> None:
     write_text(folder / "configs" / "train.yaml", yaml.safe_dump(without_places(config, recipe), sort_keys=False))
     write_text(folder / "docs" / "README.md", card)
     write_text(folder / "docs" / "data_license.txt", LICENCES[facts.simulated])
-    for name in COPIED:
+    for name in (name for name in COPIED if (recipe / name).is_file()):
         write_text(folder / name, (recipe / name).read_text())
 
 
@@ -153,7 +161,7 @@ def metadata_of(recipe: Path, facts: BundleFacts, figures: Mapping[str, Any] | N
         values["network_data_format"][side][name] for side, name in (("inputs", "image"), ("outputs", "pred"))
     )
     image["num_channels"] = facts.contract.channels
-    image["modality"], image["format"] = facts.contract.modality, FORMATS[facts.contract.modality]
+    image["modality"], image["format"] = facts.contract.modality, UNITS[facts.contract.modality]
     image["channel_def"] = {str(index): "image" for index in range(facts.contract.channels)}
     image["spatial_shape"] = list(facts.contract.grid)
     pred["num_channels"] = len(columns)
