@@ -508,12 +508,25 @@ def predict(
     modality: Annotated[str | None, typer.Option(help="CT or MR, for files that do not say.")] = None,
     key: Annotated[Path | None, typer.Option(help="Key of the hashes; made on first use where left out.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Run a bundle whose configs name code of others.")] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Write where the network looked: NIfTI and PNG.")] = False,
+    dicom_sr: Annotated[bool, typer.Option("--dicom-sr", help="Write DICOM reports, which name the patient.")] = False,
+    research_only: Annotated[bool, typer.Option("--research-only", help="Mark the reports as research.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Answer for studies, straight from DICOM: a JSON each, with what was done to the scan."""
     from volssl.bundle.predict import predict_studies
 
-    answers = predict_studies(bundle, studies, out, modality=modality, key=key, trust=trust)
+    answers = predict_studies(
+        bundle,
+        studies,
+        out,
+        modality=modality,
+        key=key,
+        trust=trust,
+        overlay=overlay,
+        dicom_sr=dicom_sr,
+        research_only=research_only,
+    )
     result(as_json, [answer.as_dict() for answer in answers])
     wrote(*[answer.path for answer in answers], out / "answers.csv", out / "paths.csv")
     say(NOTICE)

@@ -180,6 +180,7 @@ def test_without_the_store_nothing_is_claimed_of_the_training_data(
     config = run_copy / "config.yaml"
     values = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump(values | {"dataset_dir": str(tmp_path / "gone")}))
+    (run_copy / "training.pt").unlink()
     export_run(run_copy, tmp_path / "out")
     assert "no ranges" in capsys.readouterr().err
     section = json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text())["volssl"]

@@ -20,7 +20,6 @@ from pydicom.uid import generate_uid
 
 from tests.bundle.conftest import GRID, Line
 from volssl.bundle.answers import Answer, source_slices
-from volssl.bundle.metadata import TrainingRanges
 from volssl.bundle.predict import predict_studies
 from volssl.data import Store
 from volssl.data.studies import Studies, find_studies
@@ -149,10 +148,11 @@ def test_a_touch_of_less_than_a_quarter_does_not_count() -> None:
 def test_a_scan_like_those_of_training_has_no_warning(answers: dict[str, Answer]) -> None:
     content = answers["dicom-0"].content
     assert (content["in_training_range"], content["warnings"]) == (True, [])
+    assert 0 < content["distance"]["value"] <= content["distance"]["usual"]
 
 
 def test_a_body_ct_is_answered_and_said_to_be_unlike_the_training_data(
-    line: Line, shared_data: Path, tmp_path: Path
+    line: Line, shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (answer,) = predict_studies(line.bundle, [shared_data / "ct_dicom_series"], tmp_path)
     content = json.loads(answer.path.read_text())
@@ -161,18 +161,23 @@ def test_a_body_ct_is_answered_and_said_to_be_unlike_the_training_data(
     warnings = " ".join(content["warnings"])
     assert "more than a head's" in warnings
     assert "the field of view measures 500 mm along R" in warnings
+    assert content["distance"]["value"] > content["distance"]["usual"]
+    assert "its features lie" in warnings
+    assert "warning: unlike the training data: the field of view" in " ".join(capsys.readouterr().err.split())
     assert len(content["slices"]) == 20
     assert all(0 < p < 1 for p in numbers(content))
 
 
-def test_ranges_tell_what_is_outside_by_more_than_five_percent() -> None:
-    ranges = TrainingRanges(((0.4, 0.6),) * 2 + ((3.0, 5.0),), ((200.0, 250.0),) * 2 + ((120.0, 180.0),), volumes=9)
-    assert ranges.left_by((500, 500, 40), (0.41, 0.41, 4.0)) == []
-    assert ranges.left_by((400, 400, 32), (0.625, 0.5, 5.2)) == []  # 0.63 and 5.25 are the last that fit
-    assert ranges.left_by((400, 400, 24), (0.5, 0.5, 8.0)) == [
-        "voxels measure 8 mm along S, in the training data 3 to 5 mm",
-        "the field of view measures 192 mm along S, in the training data 120 to 180 mm",
-    ]
+def test_a_scaled_scan_is_unlike_the_training_data_by_its_values(line: Line, tmp_path: Path) -> None:
+    import nibabel
+
+    image = nibabel.load(line.volumes[0])
+    hu = np.asanyarray(image.dataobj) * 2.0  # as where the slope is left out
+    scaled = tmp_path / "scaled.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(hu.astype(np.int16), image.affine), scaled)
+    (answer,) = predict_studies(line.bundle, [scaled], tmp_path / "out", modality="CT")
+    assert answer.content["in_training_range"] is False
+    assert any("95th percentile of the values in the box" in warning for warning in answer.content["warnings"])
 
 
 def test_the_answer_says_what_answered_and_what_was_done(line: Line, answers: dict[str, Answer]) -> None:

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
-from torch import Tensor
+from torch import Tensor, nn
 
 from volssl.bundle.answer_keys import AnswerKeys
 from volssl.bundle.metadata import BundleFacts, read_facts
+from volssl.bundle.ranges import FeatureSpace, Measured, PooledFeature, measure
+from volssl.bundle.weights import read_space
 from volssl.data.source_paths import PATHS
 from volssl.data.studies import Studies, Study
 from volssl.data.volume import Volume
@@ -58,18 +60,27 @@ class AnswerWriter:
         bundle_root: folder of the bundle, for the facts of its metadata.
         output_dir: for the answers.
         studies: what the engine iterates over.
+        network: that answers, of whose features the distance from the training scans is taken.
         key: file with the secret of the keys; None takes the one in `output_dir`, or makes one there.
 
     Attributes:
         answers: written so far.
+        lacking: what could not be written beside an answer: the study as the user named it, and why.
     """
 
     def __init__(
-        self, *, bundle_root: str | Path, output_dir: str | Path, studies: Studies, key: str | Path | None = None
+        self,
+        *,
+        bundle_root: str | Path,
+        output_dir: str | Path,
+        studies: Studies,
+        network: nn.Module,
+        key: str | Path | None = None,
     ) -> None:
         self.bundle_root, self.output_dir, self.studies = Path(bundle_root), Path(output_dir), studies
-        self.key = Path(key) if key else None
+        self.key, self.network = Path(key) if key else None, network
         self.answers: list[Answer] = []
+        self.lacking: list[tuple[Path, str]] = []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
@@ -77,7 +88,9 @@ class AnswerWriter:
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:  # noqa: ARG002  (an Ignite handler)
-        self.facts, self.answers = read_facts(self.bundle_root), []
+        self.facts, self.answers, self.lacking = read_facts(self.bundle_root), [], []
+        self.space = read_space(self.bundle_root, self.facts.ranges)
+        self.pooled = PooledFeature(self.network) if self.space else None
         self.keys = AnswerKeys(self.output_dir, self.key)
 
     def write(self, engine: Engine) -> None:
@@ -86,12 +99,17 @@ class AnswerWriter:
         study: Study = batch["study"]
         key, place = self.keys.of(study), batch["place"]
         path = self.output_dir / (f"{key}-volume{place + 1}.json" if place else f"{key}.json")
+        volume, info = batch["volume"], BoxInfo.from_dict(batch["image_box"])
+        feature = self.pooled.take() if self.pooled else None
+        scan = measure(volume.read, info=info, image=batch["image"][0], modality=volume.modality, feature=feature)
         content = answer(
             self.facts,
             engine.state.output["pred"][0].float().cpu(),
-            volume=batch["volume"],
-            info=BoxInfo.from_dict(batch["image_box"]),
+            volume=volume,
+            info=info,
             study=key,
+            scan=scan,
+            space=self.space,
         )
         self.keys.enter(study, path.name, batch["volume"].origin)
         write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
@@ -103,6 +121,8 @@ class AnswerWriter:
         Raises:
             UserError: where studies have no answer; it names them.
         """
+        if self.pooled:
+            self.pooled.handle.remove()
         failures = self.studies.failures
         for failure in failures:
             self.keys.enter(failure.study)
@@ -110,32 +130,55 @@ class AnswerWriter:
         write_text(self.output_dir / TABLE, table(self.answers, refused, self.facts.labels))
         self.keys.fold()
         self.show()
+        answered = f"{counted(len(self.answers), 'volume')} answered in {self.output_dir}"
+        lines = []
         if failures:
-            named = "; ".join(f"{failure.study.path}: {failure.reason.rstrip('.')}" for failure in failures[:5])
-            tables = f"{self.output_dir / TABLE} and {PATHS} beside it"
-            more = f"; and {len(failures) - 5} more, see {tables}" if len(failures) > 5 else ""
-            answered = f"{counted(len(self.answers), 'volume')} answered in {self.output_dir}"
-            raise UserError(f"{answered}, {counted(len(failures), 'study')} could not be: {named}{more}")
+            named = [f"{failure.study.path}: {failure.reason.rstrip('.')}" for failure in failures]
+            lines.append(f"{counted(len(failures), 'study')} could not be: {self.first(named)}")
+        if self.lacking:
+            named = [f"{path}: {reason}" for path, reason in self.lacking]
+            lines.append(f"{counted(len(named), 'answer')} lack what was asked for: {self.first(named)}")
+        if lines:
+            raise UserError(f"{answered}, {'; '.join(lines)}")
+
+    def first(self, named: list[str]) -> str:
+        """The first five on one line, and where the others stand."""
+        more = f"; and {len(named) - 5} more, see {self.output_dir / TABLE} and {PATHS} beside it"
+        return "; ".join(named[:5]) + more * (len(named) > 5)
 
     def show(self) -> None:
         """Say each answer's key, its study as the user named it, and the probabilities for the volume."""
         for one in self.answers[:SHOWN]:
             probabilities = "  ".join(f"{label} {value:.3f}" for label, value in one.content["volume"].items())
             say(f"{one.path.stem}  {one.study}  {probabilities}")
+            for warning in one.content["warnings"]:
+                say(f"  warning: {warning}")
         if len(self.answers) > SHOWN:
             tables = f"{self.output_dir / TABLE}, and {PATHS} beside it"
             say(f"and {len(self.answers) - SHOWN} more: {tables} says whose they are")
 
 
-def answer(facts: BundleFacts, probabilities: Tensor, *, volume: Volume, info: BoxInfo, study: str) -> dict[str, Any]:
+def answer(
+    facts: BundleFacts,
+    probabilities: Tensor,
+    *,
+    volume: Volume,
+    info: BoxInfo,
+    study: str,
+    scan: Measured,
+    space: FeatureSpace | None,
+) -> dict[str, Any]:
     """The answer for a volume as plain JSON values.
 
     Args:
         probabilities: (labels + slices,), as the network's columns stand.
         info: where the network looked.
         study: its key.
+        scan: what was measured of it, for the training ranges.
+        space: of the training scans' features.
     """
-    warnings = unlike_training(facts, volume, info)
+    distance = space.distance(scan.feature) if space and scan.feature is not None else None
+    warnings = unlike_training(facts, info, scan, distance)
     named = list(zip(facts.labels, probabilities[: len(facts.labels)].tolist(), strict=True))
     return {
         "notice": f"{RESEARCH} {ORIGINS[facts.simulated]}",
@@ -146,13 +189,17 @@ def answer(facts: BundleFacts, probabilities: Tensor, *, volume: Volume, info: B
         "slices": slices(probabilities[len(facts.labels) :], volume, info) if facts.slices else [],
         "in_training_range": not warnings if facts.ranges else (None if not warnings else False),
         "warnings": warnings,
+        "distance": None
+        if distance is None or not facts.ranges
+        else {"value": distance, "usual": facts.ranges.distance},
         "preprocessing": preprocessing(facts, volume, info),
     }
 
 
-def unlike_training(facts: BundleFacts, volume: Volume, info: BoxInfo) -> list[str]:
+def unlike_training(facts: BundleFacts, info: BoxInfo, scan: Measured, distance: float | None) -> list[str]:
     """Sentences on what about the scan is unlike the training data; none where nothing is known to be."""
-    ranges = facts.ranges.left_by(volume.array.shape, volume.spacing_mm) if facts.ranges else []
+    modality = facts.contract.modality
+    ranges = facts.ranges.left_by(scan, modality=modality, distance=distance) if facts.ranges else []
     return [f"{UNLIKE}{reason}" for reason in (*info.reasons, *ranges)]
 
 

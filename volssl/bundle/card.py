@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from volssl.bundle.answers import RESEARCH
-from volssl.bundle.metadata import BundleFacts, written
+from volssl.bundle.metadata import BundleFacts
+from volssl.bundle.ranges import written
 
 STATUS = {
     True: "**Trained on simulated data** (`volssl simulate`): nothing here says anything about patients.",

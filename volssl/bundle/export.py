@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,16 @@ from volssl.bundle.artefacts import FORMATS, add_artefacts, refuse_missing_packa
 from volssl.bundle.card import LICENCES, model_card, shortened
 from volssl.bundle.config import bundle_folder, read_config
 from volssl.bundle.evaluate import FineTuned, load_run
-from volssl.bundle.metadata import METADATA, SECTION, BundleFacts, TrainingRanges, read_metadata
-from volssl.bundle.simulated import is_simulated
+from volssl.bundle.metadata import METADATA, SECTION, BundleFacts, read_metadata
+from volssl.bundle.training_data import TrainingData, training_data
 from volssl.bundle.verify import INFERENCE, CheckedBundle, build, check_bundle
-from volssl.bundle.weights import WEIGHTS, fill, read_weights
+from volssl.bundle.weights import FEATURES, WEIGHTS, fill, read_weights
 from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
 from volssl.contract import as_list
-from volssl.data import Store
 from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL
 from volssl.files import write_text
 from volssl.heads import NeighbourNetwork, TaskNetwork
-from volssl.progress import say
 from volssl.slabs import SlabNetwork
 from volssl.tensors import save_tensors
 
@@ -90,7 +89,10 @@ def write_bundle(folder: Path, run: Path, model: FineTuned) -> None:
     recipe = bundle_folder(TASK_BUNDLES[model.task.name])
     config = read_config(run / CONFIG)
     save_tensors(folder / WEIGHTS, {key: value.contiguous() for key, value in model.network.state_dict().items()})
-    facts = facts_of(model, config, recipe, sha256=hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest())
+    known = training_data(run, model)
+    if known and known.space:
+        save_tensors(folder / FEATURES, {"mean": known.space.mean, "precision": known.space.precision})
+    facts = facts_of(model, folder, recipe, known)
     figures = evaluation_of(run)
     metadata = metadata_of(recipe, facts, figures)
     card = model_card((recipe / "docs" / "README.md").read_text(), facts, figures, len(model.facts["patients"]))
@@ -103,11 +105,15 @@ def write_bundle(folder: Path, run: Path, model: FineTuned) -> None:
         write_text(folder / name, (recipe / name).read_text())
 
 
-def facts_of(model: FineTuned, config: Mapping[str, Any], recipe: Path, *, sha256: str) -> BundleFacts:
-    """What answers need to know."""
+def facts_of(model: FineTuned, folder: Path, recipe: Path, known: TrainingData | None) -> BundleFacts:
+    """What answers need to know: of the tensors in the folder, and of what is known of the training data."""
     task = model.task
     shipped = read_metadata(recipe)
-    simulated, ranges = training_data(Path(config["dataset_dir"]), set(model.facts["patients"]))
+    hashes = {
+        part: hashlib.sha256((folder / part).read_bytes()).hexdigest()
+        for part in (WEIGHTS, FEATURES)
+        if (folder / part).is_file()
+    }
     return BundleFacts(
         name=shipped["name"],
         version=shipped["version"],
@@ -117,32 +123,10 @@ def facts_of(model: FineTuned, config: Mapping[str, Any], recipe: Path, *, sha25
         slices=task.head_sizes["slices"],
         contract=task.contract,
         box=task.box,
-        weights_sha256=sha256,
-        simulated=simulated,
-        ranges=ranges,
+        weights_sha256=hashes[WEIGHTS],
+        simulated=known.simulated if known else None,
+        ranges=replace(known.ranges, features_sha256=hashes.get(FEATURES, "")) if known else None,
     )
-
-
-def training_data(store: Path, patients: set[str]) -> tuple[bool | None, TrainingRanges | None]:
-    """Whether the volumes of these patients were simulated, and their ranges; None for both where the store is gone."""
-    try:
-        rows = Store.open(store).rows.select(["patient", "scanner", "shape", "spacing_mm"]).to_pylist()
-    except UserError:
-        rows = []
-    rows = [row for row in rows if row["patient"] in patients]
-    if not rows:
-        say(f"{store}: not there, or not what the run saw: the bundle states no ranges of its training data")
-        return None, None
-    spacing = np.array([row["spacing_mm"] for row in rows])
-    extent = spacing * np.array([row["shape"] for row in rows])
-    ranges = TrainingRanges(spacing_mm=span(spacing), extent_mm=span(extent), volumes=len(rows))
-    return any(is_simulated(row["scanner"]) for row in rows), ranges
-
-
-def span(values: np.ndarray) -> Any:
-    """(N, 3) -> lowest and highest along each axis."""
-    pairs = zip(values.min(axis=0), values.max(axis=0), strict=True)
-    return tuple((round(float(low), 6), round(float(high), 6)) for low, high in pairs)
 
 
 def evaluation_of(run: Path) -> dict[str, Any] | None:
@@ -150,7 +134,8 @@ def evaluation_of(run: Path) -> dict[str, Any] | None:
     weights = hashlib.sha256((run / MODEL).read_bytes()).hexdigest()
     found = [json.loads(path.read_text()) for path in sorted([*run.glob("metrics.json"), *run.glob("*/metrics.json")])]
     found = [figures for figures in found if figures.get("model_sha256") == weights]
-    return next((figures for figures in found if figures["split"] == "test"), found[0] if found else None)
+    # The run's own store goes before another site's, and its test patients before others.
+    return min(found, key=lambda each: (bool(each.get("external")), each["split"] != "test"), default=None)
 
 
 def metadata_of(recipe: Path, facts: BundleFacts, figures: Mapping[str, Any] | None) -> dict[str, Any]:

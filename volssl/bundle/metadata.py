@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from volssl.bundle.ranges import TrainingRanges
 from volssl.contract import InputContract
 from volssl.errors import UserError
 
 METADATA = Path("configs") / "metadata.json"
 SECTION = "volssl"  # of metadata.json
 FORMAT = 1
-TOLERANCE = 0.05  # by which a range of the training data may be left
 LARGEST_FILE_MB = 4
-
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class TrainingRanges:
-    """Lowest and highest value over the training volumes, along R, A, S.
-
-    Attributes:
-        spacing_mm: voxel size.
-        extent_mm: field of view.
-        volumes: how many there were.
-    """
-
-    spacing_mm: tuple[Range, Range, Range]
-    extent_mm: tuple[Range, Range, Range]
-    volumes: int
-
-    def left_by(self, shape: Sequence[int], spacing_mm: Sequence[float]) -> list[str]:
-        """A sentence for each range that a volume leaves by more than 5 %."""
-        extent_mm = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
-        sentences = []
-        for what, values, ranges in (
-            ("voxels measure", spacing_mm, self.spacing_mm),
-            ("the field of view measures", extent_mm, self.extent_mm),
-        ):
-            for axis, value, (low, high) in zip("RAS", values, ranges, strict=True):
-                if not low * (1 - TOLERANCE) <= value <= high * (1 + TOLERANCE):
-                    known = written((low, high))
-                    sentences.append(f"{what} {value:.4g} mm along {axis}, in the training data {known} mm")
-        return sentences
 
 
 @dataclass(frozen=True)
@@ -90,7 +59,7 @@ class BundleFacts:
             "input_contract": self.contract.as_dict(),
             "weights_sha256": self.weights_sha256,
             "simulated_training_data": self.simulated,
-            "training_ranges": None if self.ranges is None else asdict(self.ranges),
+            "training_ranges": None if self.ranges is None else self.ranges.as_dict(),
         }
 
 
@@ -127,6 +96,8 @@ def read_facts(bundle: Path) -> BundleFacts:
             f"{bundle / METADATA}: not a bundle with weights of this version of volssl; write one with `volssl export`"
         )
     try:
+        ranges = section["training_ranges"]
+        refuse_unprintable([values["name"], values["version"], section["task"], *section["labels"]])
         return BundleFacts(
             name=str(values["name"]),
             version=str(values["version"]),
@@ -138,32 +109,16 @@ def read_facts(bundle: Path) -> BundleFacts:
             contract=InputContract.from_dict(section["input_contract"]),
             weights_sha256=str(section["weights_sha256"]),
             simulated=section["simulated_training_data"],
-            ranges=as_ranges(section["training_ranges"]),
+            ranges=None if ranges is None else TrainingRanges.from_dict(ranges),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{bundle / METADATA}: the section {SECTION} is damaged ({error!r}); export the bundle again"
         ) from error
 
 
-def written(pair: Range) -> str:
-    """`3 to 5`, or `3`."""
-    low, high = (f"{value:.4g}" for value in pair)
-    return low if low == high else f"{low} to {high}"
-
-
-def as_ranges(values: Mapping[str, Any] | None) -> TrainingRanges | None:
-    """The inverse of `asdict`."""
-    if values is None:
-        return None
-    return TrainingRanges(
-        spacing_mm=as_range(values["spacing_mm"]),
-        extent_mm=as_range(values["extent_mm"]),
-        volumes=int(values["volumes"]),
-    )
-
-
-def as_range(pairs: Any) -> tuple[Range, Range, Range]:
-    """Three pairs of numbers."""
-    first, second, third = ((float(low), float(high)) for low, high in pairs)
-    return first, second, third
+def refuse_unprintable(texts: Sequence[Any]) -> None:
+    """Raise a ValueError for a text that would move the cursor of a terminal, or break a line of a table."""
+    for text in texts:
+        if not str(text).isprintable():
+            raise ValueError(f"{text!r} has signs that cannot be printed")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from volssl.bundle.answers import Answer, AnswerWriter
+from volssl.bundle.overlay import Overlays
+from volssl.bundle.structured_report import Reports, refuse_reports
 from volssl.bundle.verify import build, check_bundle
 from volssl.errors import UserError
 
@@ -20,6 +22,9 @@ def predict_studies(
     modality: str | None = None,
     key: Path | None = None,
     trust: bool = False,
+    overlay: bool = False,
+    dicom_sr: bool = False,
+    research_only: bool = False,
 ) -> list[Answer]:
     """Answer for every volume of the studies: a JSON each and one CSV in `out`, which name a study by its key.
 
@@ -33,12 +38,17 @@ def predict_studies(
         modality: `CT` or `MR`, for files that do not say it; None tells it from the values.
         key: a file with the secret of the keys; None takes the one in `out`, or makes one there.
         trust: run a bundle whose config names code that is not known here.
+        overlay: write beside each answer where the network looked, as a NIfTI on the study's grid and as a PNG.
+        dicom_sr: write beside each answer a DICOM Structured Report, which names the patient.
+        research_only: mark it as research; without, weights trained on simulated data write none.
 
     Raises:
         UserError: for a bundle that is refused, studies that do not exist, an `out` that holds a store or other keys,
             or, after all others are answered, for studies that could not be.
     """
     checked = check_bundle(Path(bundle), trust=trust)
+    if dicom_sr:
+        refuse_reports(checked.facts, research=research_only)
     # Paths as objects: as text they would be looked through for references and expressions.
     places = {"bundle_root": checked.root, "dataset_dir": [Path(study) for study in studies], "output_dir": Path(out)}
     config = checked.config | places
@@ -46,7 +56,7 @@ def predict_studies(
         config["dataset"] = with_keyword(config, "dataset", "files_modality", modality)
     if key is not None:
         config["writer"] = with_keyword(config, "writer", "key", Path(key))
-    writer, evaluator = build(config, "writer", "evaluator")
+    writer, evaluator, network = build(config, "writer", "evaluator", "network_def")
     if not isinstance(writer, AnswerWriter):
         raise UserError(
             f"{bundle}: its inference config has no writer of answers; write the bundle with `volssl export`"
@@ -54,6 +64,10 @@ def predict_studies(
     logging.getLogger(type(evaluator).__module__).setLevel(logging.CRITICAL)
     for name in ("ignite.engine.engine", "ignite.engine.engine.SupervisedEvaluator"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what stops it is raised, and shown once
+    if overlay:
+        Overlays(network=network, writer=writer).attach(evaluator)
+    if dicom_sr:
+        Reports(writer=writer, research=research_only).attach(evaluator)
     evaluator.run()
     return writer.answers
 

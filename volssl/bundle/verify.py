@@ -18,9 +18,10 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from volssl.bundle.config import read_config
+from volssl.bundle.config import bundle_folder, read_config
 from volssl.bundle.metadata import LARGEST_FILE_MB, METADATA, BundleFacts, read_facts
-from volssl.bundle.weights import read_weights
+from volssl.bundle.ranges import FeatureSpace
+from volssl.bundle.weights import FEATURES, read_space, read_weights
 from volssl.contract import as_list
 from volssl.errors import UserError
 from volssl.progress import say
@@ -48,6 +49,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "bundle_root": "@bundle_root",
         "output_dir": "@output_dir",
         "studies": "@dataset",
+        "network": "@network_def",
     },
     "volssl.bundle.weights.BundleWeights": {"bundle_root": "@bundle_root", "network": "@network_def"},
     "volssl.data.studies.Studies": {"data": "@dataset_dir", "transform": "@preprocessing", "modality": ANY},
@@ -108,6 +110,9 @@ KEY = re.compile(r"\w+")
 LARGEST_NUMBER = 4096  # voxels, channels, millimetres and HU of a config
 MOST_VALUES, DEEPEST = 2000, 20  # of a config; YAML's aliases can make more than was written
 LARGEST_INPUT = 2**24  # voxels
+LONGEST = 60  # characters that are shown of what was found
+LOGGING = Path("configs") / "logging.conf"
+CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".pth")
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,7 @@ def check_bundle(bundle: Path, *, trust: bool = False) -> CheckedBundle:
     for part in (METADATA, INFERENCE):
         if not (bundle / part).is_file():
             raise UserError(f"{bundle}: {part} is missing; write the bundle with `volssl export`")
-    findings = links_out(bundle)
+    findings = links_out(bundle) + strange_files(bundle)
     if findings and not trust:
         raise refusal(bundle, findings)
     config = inference_values(bundle / INFERENCE)
@@ -145,8 +150,9 @@ def check_bundle(bundle: Path, *, trust: bool = False) -> CheckedBundle:
         say(f"trusted: {finding}")
     checked = CheckedBundle(bundle, config, read_facts(bundle))
     state = read_weights(bundle)
+    space = read_space(bundle, checked.facts.ranges)
     if not findings:
-        refuse_disagreement(checked, state)
+        refuse_disagreement(checked, state, space)
     return checked
 
 
@@ -158,16 +164,19 @@ def inference_values(path: Path) -> dict[str, Any]:
         return read_config(path)
     except RecursionError as error:
         raise UserError(f"{path}: nested too deeply for a config") from error
+    except ValueError as error:  # bytes that are no text, a number of thousands of digits, a date that is none
+        raise UserError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
 
 
-def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> None:
+def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor], space: FeatureSpace | None) -> None:
     """Raise a UserError where the config would feed or build something else than metadata and weights say.
 
     The network is built without memory first, so that its size is known to be that of the weights.
     """
     config, contract = checked.config, checked.facts.contract
-    if math.prod(contract.grid) > LARGEST_INPUT:
-        raise UserError(f"{checked.root}: an input of {math.prod(contract.grid):.1e} voxels is more than volssl makes")
+    if min(contract.grid) < 1 or math.prod(contract.grid) > LARGEST_INPUT:
+        size = "×".join(str(n)[:9] for n in contract.grid)
+        raise UserError(f"{checked.root}: an input of {size} voxels is none, or more than volssl makes")
     extent_mm = [mm * n for mm, n in zip(contract.spacing_mm, contract.grid, strict=True)]
     modality = config["dataset"].get("modality") if isinstance(config.get("dataset"), dict) else None
     if modality == "@modality":
@@ -187,6 +196,8 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor]) -> 
     strange = [name for name in {**shapes, **state} if name not in state or shapes.get(name) != state[name].shape]
     if strange:
         raise UserError(f"{checked.root}: {INFERENCE} builds a network that the weights do not fit, at {strange[0]}")
+    if space is not None and len(space.mean) != network.encoder.dim:
+        raise UserError(f"{checked.root}: {FEATURES} are {len(space.mean)}, the encoder has {network.encoder.dim}")
 
 
 def same(fed: Any, wanted: Any) -> bool:
@@ -219,9 +230,9 @@ def build(config: Mapping[str, Any], *names: str) -> Any:
 def refusal(bundle: Path, findings: list[str]) -> UserError:
     """The line for a bundle that is not run."""
     more = f" (and {len(findings) - 3} more)" if len(findings) > 3 else ""
+    told = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in "; ".join(findings[:3]))
     return UserError(
-        f"{bundle}: not run, it could run code or touch files of others: {'; '.join(findings[:3])}{more}; "
-        "--trust runs it all the same"
+        f"{bundle}: not run, it could run code or touch files of others: {told}{more}; --trust runs it all the same"
     )
 
 
@@ -235,6 +246,24 @@ def links_out(bundle: Path) -> list[str]:
     ]
 
 
+def strange_files(bundle: Path) -> list[str]:
+    """What a bundle of volssl does not hold: code, files that are none, a logging.conf that is not volssl's.
+
+    MONAI hands logging.conf to Python's `logging.config.fileConfig`, which evaluates what stands in it.
+    """
+    findings = []
+    for path in sorted(bundle.rglob("*")):
+        name = path.relative_to(bundle)
+        if not path.is_symlink() and not path.is_dir() and not path.is_file():
+            findings.append(f"{name} is no ordinary file")
+        elif path.suffix in CODE:
+            findings.append(f"{name} is code")
+    logging = bundle / LOGGING
+    if logging.is_file() and logging.read_bytes() != (bundle_folder("volume_pretraining") / LOGGING).read_bytes():
+        findings.append(f"{LOGGING} is not volssl's own, and Python runs what stands in one")
+    return findings
+
+
 def config_findings(config: Mapping[str, Any]) -> list[str]:
     """What in a config could run or reach something that is not allowed; one phrase each, where it stands first."""
     findings: list[str] = []
@@ -246,7 +275,8 @@ def config_findings(config: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, str):
             findings += [f"{place}: {finding}" for finding in string_findings(value)]
         elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
-            findings.append(f"{place}: the number {value} is larger than {LARGEST_NUMBER}")
+            shown = f"{value:g}" if isinstance(value, float) or abs(value) < 1e15 else f"of {value.bit_length()} bits"
+            findings.append(f"{place}: the number {shown} is larger than {LARGEST_NUMBER}")
         elif not isinstance(value, list | int | float | None):
             findings.append(f"{place}: a {type(value).__name__}")
     return findings
@@ -266,32 +296,34 @@ def entries(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def mapping_findings(values: Mapping[Any, Any]) -> list[str]:
     """Strange keys, and for an object to build, its target and arguments."""
-    findings = [f"the key {key!r}" for key in values if not isinstance(key, str) or not KEY.fullmatch(key)]
+    findings = [
+        f"the key {repr(key)[:LONGEST]}" for key in values if not isinstance(key, str) or not KEY.fullmatch(key)
+    ]
     if "_target_" not in values:
         return findings + [f"the key {key}" for key in values if str(key).startswith("_")]
     target = values["_target_"]
     if not isinstance(target, str) or target not in ALLOWED:
-        return [*findings, f"_target_ {target} is not on the list of those that are known"]
+        return [*findings, f"_target_ {str(target)[:LONGEST]} is not on the list of those that are known"]
     for name, value in values.items():
         if name in ("_target_", "_desc_"):
             continue
         if name not in ALLOWED[target]:
-            findings.append(f"{target} with {name}")
+            findings.append(f"{target} with {str(name)[:LONGEST]}")
         elif ALLOWED[target][name] is not ANY and value != ALLOWED[target][name]:
-            findings.append(f"{target} with {name} {value!r} in place of {ALLOWED[target][name]!r}")
+            findings.append(f"{target} with {name} {repr(value)[:LONGEST]} in place of {ALLOWED[target][name]!r}")
     return findings
 
 
 def string_findings(text: str) -> list[str]:
     """An expression, a macro, a reference into something, or a path that leads elsewhere."""
     if text.startswith("$"):
-        return [f"the expression {text[:60]}"]
+        return [f"the expression {text[:LONGEST]}"]
     if text.startswith("%"):
-        return [f"the macro {text[:60]}"]
+        return [f"the macro {text[:LONGEST]}"]
     if ("@" in text and not REFERENCE.fullmatch(text)) or "%" in text:
-        return [f"the reference {text[:60]}"]
+        return [f"the reference {text[:LONGEST]}"]
     if ".." in re.split(r"[/\\]", text) or text.startswith("~") or absolute(text):
-        return [f"the path {text[:60]}"]
+        return [f"the path {text[:LONGEST]}"]
     return []
 
 

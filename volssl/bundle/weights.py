@@ -13,9 +13,11 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from volssl.bundle.metadata import read_facts
+from volssl.bundle.ranges import FeatureSpace, TrainingRanges
 from volssl.errors import UserError
 
 WEIGHTS = Path("models") / "model.pt"
+FEATURES = Path("models") / "features.pt"  # mean and precision of the training scans' features
 
 
 class BundleWeights:
@@ -38,12 +40,35 @@ class BundleWeights:
 
 
 def read_weights(bundle: Path) -> dict[str, Tensor]:
-    """A bundle's state dict; what is hashed is what is read, and nothing in it can run.
+    """A bundle's state dict.
+
+    Raises:
+        UserError: as `read_tensors`.
+    """
+    return read_tensors(bundle / WEIGHTS, read_facts(bundle).weights_sha256)
+
+
+def read_space(bundle: Path, ranges: TrainingRanges | None) -> FeatureSpace | None:
+    """Where the features of the training scans lie; None for a bundle that does not know.
+
+    Raises:
+        UserError: as `read_tensors`, or where the file holds something else.
+    """
+    if ranges is None or not ranges.features_sha256:
+        return None
+    values = read_tensors(bundle / FEATURES, ranges.features_sha256)
+    mean, precision = (values.get(name, torch.empty(0)) for name in ("mean", "precision"))
+    if mean.ndim != 1 or not len(mean) or precision.shape != (len(mean), len(mean)):
+        raise UserError(f"{bundle / FEATURES}: holds no mean and precision of features; export the bundle again")
+    return FeatureSpace(mean, precision)
+
+
+def read_tensors(path: Path, wanted: str) -> dict[str, Tensor]:
+    """A bundle's tensors by name; what is hashed is what is read, and nothing in it can run.
 
     Raises:
         UserError: where the file is missing, is not the one that the metadata name, or holds more than tensors.
     """
-    path, wanted = bundle / WEIGHTS, read_facts(bundle).weights_sha256
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -145,6 +145,10 @@ def finetune(
         say(f"mode {mode} trains no encoder: {', '.join(idle)} changes nothing")
     config = bundle_config(TASK_BUNDLES[task], "train", preset="frozen" if frozen else "")
     run_training(config, given=given, words=words, resume=resume)
+    if mode != "knn" and rank() == 0:  # whose run is not exported
+        from volssl.bundle.training_data import keep_training_data  # which imports this module
+
+        keep_training_data(out)
     write_run_report(out, title=f"Fine-tuning: {task}", store=store)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import nibabel as nib
@@ -78,6 +78,11 @@ class Volume:
         """Voxel size along R, A, S in mm."""
         r, a, s = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(r), float(a), float(s)
+
+    def read(self, box: Sequence[Sequence[int]] | None = None) -> np.ndarray:
+        """A box of whole voxels, (1, R, A, S), or all of it, as a stored scan gives it."""
+        sides = (slice(None),) * 3 if box is None else tuple(slice(first, last) for first, last in box)
+        return self.array[np.newaxis][(slice(None), *sides)]
 
     def noting(self, *notes: str) -> Volume:
         """The same volume with more notes."""

@@ -1,0 +1,269 @@
+"""Thirty-odd hostile bundles at the command line: each is refused in one line that says what was found, and none runs.
+
+What each tries leaves a canary: a file that is not there afterwards. `test_verify.py` has the rules one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.bundle.conftest import Line
+from volssl import cli
+
+INFERER = "inferer: {_target_: monai.inferers.SimpleInferer}"
+EVALUATOR = "  decollate: false\n"
+CONTROL = "\x1b[2J"
+
+
+class Payload:
+    """Runs a shell when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.canary}",)
+
+
+def config(old: str, new: str) -> Callable[[Path, Path], None]:
+    """Replaces a text of the inference config; CANARY in it is the canary's path."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        path = bundle / "configs" / "inference.yaml"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new.replace("CANARY", str(canary)), 1))
+
+    return change
+
+
+def inferer(value: str) -> Callable[[Path, Path], None]:
+    """Puts something in the inferer's place."""
+    return config(INFERER, f"inferer: {value}")
+
+
+def metadata(**values: Any) -> Callable[[Path, Path], None]:
+    """Lets the metadata's own section say something else."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        path = bundle / "configs" / "metadata.json"
+        told = json.loads(path.read_text())
+        told["volssl"] |= values
+        path.write_text(json.dumps(told))
+
+    return change
+
+
+def file(name: str, text: str) -> Callable[[Path, Path], None]:
+    """Writes a file into the bundle; CANARY in it is the canary's path."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        (bundle / name).parent.mkdir(exist_ok=True)
+        (bundle / name).write_text(text.replace("CANARY", str(canary)))
+
+    return change
+
+
+def weights(name: str, make: Callable[[Path, Path], None], key: str = "weights_sha256") -> Callable[[Path, Path], None]:
+    """Exchanges a file of tensors, and says its hash in the metadata."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        path = bundle / "models" / name
+        make(path, canary)
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        told = json.loads((bundle / "configs" / "metadata.json").read_text())["volssl"]
+        ranges = told["training_ranges"]
+        metadata(**({key: found} if key in told else {"training_ranges": ranges | {key: found}}))(bundle, canary)
+
+    return change
+
+
+def linked(name: str) -> Callable[[Path, Path], None]:
+    """Moves a part of the bundle out of it, and leaves a link to it."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        shutil.move(bundle / name, canary.parent / "outside")
+        (bundle / name).symlink_to(canary.parent / "outside")
+
+    return change
+
+
+def piped(bundle: Path, canary: Path) -> None:
+    """A pipe in the weights' place: who opens it waits for ever."""
+    (bundle / "models" / "model.pt").unlink()
+    os.mkfifo(bundle / "models" / "model.pt")
+
+
+LOGGING = """[loggers]
+keys=root
+[handlers]
+keys=console
+[formatters]
+keys=
+[logger_root]
+level=INFO
+handlers=console
+[handler_console]
+class=StreamHandler
+args=(__import__('os').system('touch CANARY'),)
+"""
+
+HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
+    "a shell as a target": (
+        inferer("{_target_: os.system, command: 'touch CANARY'}"),
+        "inferer: _target_ os.system is not on the list",
+    ),
+    "a shell that MONAI itself has": (
+        inferer("{_target_: monai.utils.run_cmd, cmd_list: [touch, CANARY]}"),
+        "_target_ monai.utils.run_cmd is not on the list",
+    ),
+    "an interpreter of expressions": (
+        inferer("{_target_: builtins.eval, source: \"open('CANARY', 'w')\"}"),
+        "_target_ builtins.eval",
+    ),
+    "an expression": (inferer("\"$open('CANARY', 'w')\""), "inferer: the expression $open"),
+    "an expression deep in a list": (
+        config(EVALUATOR, EVALUATOR + "hidden: [1, [2, [{x: [\"$open('CANARY', 'w')\"]}]]]\n"),
+        "hidden::1::1::0::x::0: the expression $open",
+    ),
+    "an expression in a handler": (
+        config("- '@writer'", "- \"$__import__('os').system('touch CANARY')\""),
+        "handlers::1: the expression $__import__",
+    ),
+    "an import": (
+        config("run:\n", "imports: [\"$open('CANARY', 'w')\"]\nrun:\n"),
+        "imports::0: the expression $open",
+    ),
+    "an initialization": (
+        config("run:\n", "initialize: [{_target_: os.mkdir, path: CANARY}]\nrun:\n"),
+        "initialize::0: _target_ os.mkdir",
+    ),
+    "a macro into another file": (inferer("'%CANARY.yaml::x'"), "inferer: the macro %"),
+    "a requirement that is an expression": (
+        inferer("{_target_: monai.inferers.SimpleInferer, _requires_: \"$open('CANARY', 'w')\"}"),
+        "monai.inferers.SimpleInferer with _requires_",
+    ),
+    "a switch that is an expression": (
+        inferer("{_target_: monai.inferers.SimpleInferer, _disabled_: \"$open('CANARY', 'w')\"}"),
+        "monai.inferers.SimpleInferer with _disabled_",
+    ),
+    "a debugger": (
+        inferer("{_target_: monai.inferers.SimpleInferer, _mode_: debug}"),
+        "monai.inferers.SimpleInferer with _mode_",
+    ),
+    "a known target with an argument that is not": (
+        config(EVALUATOR, EVALUATOR + "  iteration_update: '@device'\n"),
+        "monai.engines.SupervisedEvaluator with iteration_update",
+    ),
+    "a known target that writes elsewhere": (
+        config("output_dir: '@output_dir'", "output_dir: CANARY"),
+        "volssl.bundle.answers.AnswerWriter with output_dir",
+    ),
+    "a path upwards": (inferer("{_target_: monai.transforms.Compose, transforms: ../../x}"), "the path ../../x"),
+    "an absolute path": (inferer("{_target_: monai.transforms.Compose, transforms: CANARY}"), "the path /"),
+    "a Python object in YAML": (
+        inferer("!!python/object/apply:os.system ['touch CANARY']"),
+        "not a readable YAML file",
+    ),
+    "a Python name in YAML": (inferer("!!python/name:os.system"), "not a readable YAML file"),
+    "lists without end": (inferer("[" * 700 + "]" * 700), "nested too deeply"),
+    "an alias that grows": (
+        inferer("[&a [x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a, *a], &c [*b, *b, *b, *b, *b, *b, *b],"
+                " &d [*c, *c, *c, *c, *c, *c, *c]]"),
+        "more than 2000 values",
+    ),
+    "a number of ten thousand digits": (inferer("9" * 10000), "not a readable YAML file"),
+    "a number of ten thousand digits of another kind": (inferer("0x" + "f" * 10000), "of 40000 bits is larger than"),
+    "signs that move the cursor": (
+        inferer(f'"${CONTROL}"'.replace("\x1b", "\\e")), "the expression $\N{REPLACEMENT CHARACTER}[2J"
+    ),
+    "code as a config of logging": (file("configs/logging.conf", LOGGING), "configs/logging.conf is not volssl's own"),
+    "code in the bundle": (file("scripts/volssl.py", "open('CANARY', 'w')"), "scripts/volssl.py is code"),
+    "a link to weights elsewhere": (linked("models/model.pt"), "models/model.pt is a link out of the bundle"),
+    "a link to configs elsewhere": (linked("configs"), "configs is a link out of the bundle"),
+    "a pipe in the weights' place": (piped, "models/model.pt is no ordinary file"),
+    "metadata that lie about the hash": (metadata(weights_sha256="0" * 64), "the weights were exchanged"),
+    "metadata with a label that moves the cursor": (metadata(labels=[CONTROL]), "signs that cannot be printed"),
+    "metadata of deep nesting": (file("configs/metadata.json", "[" * 100_000), "not a readable JSON file"),
+    "metadata with an input of no voxels": (
+        metadata(
+            input_contract={"modality": "CT", "window_hu": [55, 200], "spacing_mm": [1, 1, 1], "grid": [-9, -9, 9]}
+        ),
+        "an input of -9×-9×9 voxels is none",
+    ),
+    "metadata with an input of a terabyte": (
+        metadata(
+            input_contract={"modality": "CT", "window_hu": [55, 200], "spacing_mm": [1, 1, 1], "grid": [10**4] * 3}
+        ),
+        "voxels is none, or more than volssl makes",
+    ),
+    "a pickle as weights": (
+        weights("model.pt", lambda path, canary: path.write_bytes(pickle.dumps(Payload(canary)))),
+        "something other than tensors",
+    ),
+    "a pickle in torch's own archive": (
+        weights("model.pt", lambda path, canary: torch.save({"weight": Payload(canary)}, path)),
+        "something other than tensors",
+    ),
+    "a pickle beside the weights": (
+        weights("features.pt", lambda path, canary: torch.save({"mean": Payload(canary)}, path), "features_sha256"),
+        "features.pt: holds something other than tensors",
+    ),
+    "a tensor that claims ten gigabytes": (
+        weights("model.pt", lambda path, _: torch.save({"weight": torch.zeros(1).expand(2_500_000_000)}, path)),
+        "tensors are larger than the file",
+    ),
+    "a network of a hundred gigabytes": (config("growth: 7", "growth: 4096"), "the weights do not fit"),
+}  # fmt: skip
+
+
+def test_there_are_at_least_twenty() -> None:
+    assert len(HOSTILE) >= 20
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_bundle_is_refused_in_one_line_and_nothing_of_it_runs(
+    line: Line,
+    bundle_copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    change, found = HOSTILE[name]
+    canary, out = tmp_path / "canary", tmp_path / "out"
+    change(bundle_copy, canary)
+    monkeypatch.setattr("sys.argv", ["volssl", "predict", str(bundle_copy), str(line.volumes[0]), "--out", str(out)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 1
+    assert said.startswith("error: ")
+    assert found in said
+    assert len(said) < 800
+    assert not canary.exists()
+    assert not out.exists()
+
+
+def test_the_canary_would_have_been_found(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    pickle.loads(pickle.dumps(Payload(canary)))
+    assert canary.exists()
+    canary.unlink()
+    (tmp_path / "logging.conf").write_text(LOGGING.replace("CANARY", str(canary)))
+    code = "import logging.config, sys; logging.config.fileConfig(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "logging.conf")], capture_output=True, check=False)
+    assert canary.exists()
