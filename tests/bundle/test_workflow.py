@@ -14,7 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-from volssl.bundle import workflow
+from volssl.bundle import training_data, workflow
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved
 from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.workflow import finetune, pretrain
@@ -191,6 +191,7 @@ def first_weights(monkeypatch: pytest.MonkeyPatch, **options: Any) -> dict[str, 
 
     monkeypatch.setattr(MethodTrainer, "run", stay)
     monkeypatch.setattr(workflow, "write_pretrain_report", lambda run, **_: None)
+    monkeypatch.setattr(training_data, "keep_training_data", lambda run: None)
     finetune("hemorrhage", words=FINETUNING, **options)
     return states[0]
 
