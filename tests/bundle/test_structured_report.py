@@ -88,7 +88,8 @@ def test_it_names_the_slice_with_the_highest_probability(
 def test_it_is_marked_as_research_in_the_series_and_in_the_text(path: Path) -> None:
     document = pydicom.dcmread(path)
     assert document.SeriesDescription.startswith("RESEARCH ONLY")
-    texts = [item.TextValue for item in document.ContentSequence if item.ValueType == "TEXT"]
+    comments = [item for item in document.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "121106"]
+    texts = [item.TextValue for item in comments]
     assert texts[0].startswith("FOR RESEARCH ONLY")
     assert "simulated" in texts[0]
 

@@ -90,10 +90,11 @@ def picture(image: Tensor, found: Saliency, *, facts: BundleFacts, answer: Answe
     """
     _, a, s = image.shape
     extent_mm = [n * mm for n, mm in zip(image.shape, facts.contract.spacing_mm, strict=True)]
-    places = np.unique(np.linspace(0.5, s - 1.5, ROWS * COLUMNS).round().astype(int))
+    places = np.unique(((np.arange(ROWS * COLUMNS) + 0.5) * s / (ROWS * COLUMNS)).astype(int))
     most = int(found.grid.amax(dim=(0, 1)).argmax())
     places[np.abs(places - most).argmin()] = most  # the slice with the largest value is among them
-    figure = Figure(figsize=(11, 3.1 * ROWS * extent_mm[1] / extent_mm[0] + 1.3), dpi=110, facecolor="white")
+    empty = not bool(found.grid.any())
+    figure = Figure(figsize=(11, 2.6 * ROWS * extent_mm[1] / extent_mm[0] + 1.3), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     top, bottom = 0.87, 0.06
     grid = figure.add_gridspec(ROWS, COLUMNS, top=top, bottom=bottom, left=0.02, right=0.88, hspace=0.12, wspace=0.04)
@@ -102,13 +103,21 @@ def picture(image: Tensor, found: Saliency, *, facts: BundleFacts, answer: Answe
         draw_slice(
             axes, image[:, :, place], found.grid[:, :, place], aspect=extent_mm[1] / a * image.shape[0] / extent_mm[0]
         )
-        axes.set_title(f"slice {place + 1} of {s}{', the largest' if place == most else ''}", fontsize=8, pad=2)
+        axes.set_title(
+            f"slice {place + 1} of {s}{', the largest' if place == most and not empty else ''}", fontsize=8, pad=2
+        )
     legend = figure.add_axes((0.905, 0.2, 0.018, 0.5))
     figure.colorbar(ScalarMappable(Normalize(0, 1), COLORS), cax=legend).ax.tick_params(labelsize=8)
     legend.set_ylabel("part of the largest value in this scan", fontsize=8)
     name = facts.labels[column]
     probability = list(answer.content["volume"].values())[column]
-    figure.text(0.02, 0.965, f"What spoke for {name}: probability {probability:.3f}", fontsize=13, weight="bold")
+    figure.text(
+        0.02,
+        0.965,
+        f"{'Nothing' if empty else 'What'} spoke for {name}: probability {probability:.3f}",
+        fontsize=13,
+        weight="bold",
+    )
     figure.text(
         0.02, 0.94, f"{SIMULATED[facts.simulated]}Research software, no medical device.", fontsize=9, color="#b3261e"
     )
