@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from volssl.encoders import DenseNet121, PaperDenseNet
+from volssl.methods.segmentation import Segmentation
 from volssl.slabs import SlabNetwork, SuspectNetwork, with_highest
+from volssl.views.base import Scan
 
 SHAPE = (2, 1, 16, 20, 7)
 
@@ -20,7 +23,7 @@ def image() -> Tensor:
 @pytest.fixture
 def network() -> SlabNetwork:
     torch.manual_seed(0)
-    return SlabNetwork(PaperDenseNet(), SuspectNetwork(features=(2, 4, 4, 4)), scored=3).eval()
+    return SlabNetwork(PaperDenseNet(), SuspectNetwork(features=(4,) * 6), scored=3).eval()
 
 
 def test_a_slab_is_the_slice_with_two_on_each_side_and_nothing_beyond_the_ends(network: SlabNetwork) -> None:
@@ -71,18 +74,40 @@ def test_a_step_scores_some_slices_of_each_volume_and_trains_all_but_the_suspect
 
 def test_mirrored_scans_have_the_same_answer_with_flips(image: Tensor) -> None:
     torch.manual_seed(0)
-    network = SlabNetwork(PaperDenseNet(), SuspectNetwork(features=(2, 4, 4, 4)), flips=True).eval()
+    network = SlabNetwork(PaperDenseNet(), SuspectNetwork(features=(4,) * 6), flips=True).eval()
     with torch.no_grad():
         assert torch.allclose(network(image), network(image.flip(2)), atol=1e-5)
 
 
 def test_suspects_have_a_logit_for_each_voxel_and_their_highest_for_slices_and_volume(image: Tensor) -> None:
-    network = SuspectNetwork(features=(2, 4, 4, 4)).eval()
+    network = SuspectNetwork(features=(4,) * 6).eval()
     with torch.no_grad():
         voxels, logits = network.voxels(image), network(image)
     assert voxels.shape == SHAPE
     assert logits[0, 1 + 5] == voxels[0, 0, :, :, 5].max()
     assert logits[1, 0] == voxels[1].max()
+
+
+def test_suspects_begin_dark_and_learn_to_mark_what_shines() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(2, 1, 32, 32, 16) * 0.4
+    mask = torch.zeros_like(image)
+    mask[0, :, 8:12, 20:24, 6:9] = mask[1, :, 20:23, 5:9, 2:5] = 1
+    image += 0.5 * mask
+    method = Segmentation(SuspectNetwork(), views=no_views)
+    assert torch.sigmoid(method.network.voxels(image)).mean() < 0.02
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-2)
+    for _ in range(25):
+        optimizer.zero_grad()
+        method({"image": image, "mask": mask})["loss"].backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    marked = torch.sigmoid(method.network.voxels(image)) > 0.5
+    dice = 2 * (marked * mask).sum() / (marked.sum() + mask.sum())
+    assert dice > 0.8
+
+
+def no_views(scan: Scan, rng: np.random.RandomState) -> dict[str, Tensor]:
+    raise AssertionError
 
 
 def test_the_highest_of_slices_of_which_one_is_unknown_is_unknown() -> None:

@@ -9,16 +9,18 @@ a 1×1×1 convolution brings to the one the encoder knows. Any encoder fits, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log
 
 import torch
-from monai.networks.nets import UNet
+from monai.networks.nets import BasicUNet
 from torch import Tensor, nn
 from torch.nn import functional
 
 from volssl.encoders.base import Encoder
 
-STRIDES = ((1, 1, 1), (2, 2, 1), (2, 2, 2))  # of the suspects' network: full resolution first, for the smallest
-MULTIPLE = (4, 4, 2)  # of the voxels that it takes, by its strides
+MULTIPLE = 16  # of the voxels that the suspects' network takes along each axis, which it halves four times
+RARE = 0.005  # share of voxels that it marks at first, as focal loss begins (Lin et al. 2017): from a half, most of a
+# training would pass until the background is dark
 
 
 class SuspectNetwork(nn.Module):
@@ -27,16 +29,19 @@ class SuspectNetwork(nn.Module):
     The paper's was a 2.5D encoder and decoder of its own (its reference 57); ours is MONAI's, in 3D.
 
     Args:
-        features: channels of its four levels.
+        features: channels of its five levels, and of the last layers at full resolution; multiples of 4.
     """
 
-    def __init__(self, features: Sequence[int] = (8, 16, 32, 64)) -> None:
+    def __init__(self, features: Sequence[int] = (8, 8, 16, 32, 64, 8)) -> None:
         super().__init__()
-        self.unet = UNet(3, 1, 1, channels=tuple(features), strides=STRIDES, num_res_units=1, norm="instance")
+        # Groups, unlike single channels, have a variance in a level of one voxel too.
+        norm = ("group", {"num_groups": 4})
+        self.unet = BasicUNet(3, 1, 1, features=tuple(features), norm=norm)  # type: ignore[arg-type]
+        nn.init.constant_(self.unet.final_conv.bias, log(RARE / (1 - RARE)))  # type: ignore[arg-type]
 
     def voxels(self, x: Tensor) -> Tensor:
         """(B, 1, R, A, S) -> logits of the same shape, for any size."""
-        lacking = [-n % multiple for n, multiple in zip(x.shape[2:], MULTIPLE, strict=True)]
+        lacking = [-n % MULTIPLE for n in x.shape[2:]]
         logits: Tensor = self.unet(functional.pad(x, [0, lacking[2], 0, lacking[1], 0, lacking[0]]))
         return logits[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
 
