@@ -36,8 +36,8 @@ class SuspectNetwork(nn.Module):
         super().__init__()
         # Groups, unlike single channels, have a variance in a level of one voxel too.
         norm = ("group", {"num_groups": 4})
-        self.unet = BasicUNet(3, 1, 1, features=tuple(features), norm=norm)  # type: ignore[arg-type]
-        nn.init.constant_(self.unet.final_conv.bias, log(RARE / (1 - RARE)))  # type: ignore[arg-type]
+        self.unet = BasicUNet(3, 1, 1, features=tuple(features), norm=norm)
+        nn.init.constant_(self.unet.final_conv.bias, log(RARE / (1 - RARE)))
 
     def voxels(self, x: Tensor) -> Tensor:
         """(B, 1, R, A, S) -> logits of the same shape, for any size."""

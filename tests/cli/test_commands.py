@@ -22,8 +22,8 @@ from volssl.encoders import load_encoder
 
 Command = Callable[..., Any]
 COMMANDS = [
-    "simulate head-ct", "simulate brain-mr", "prepare", "inspect", "check", "split", "pretrain", "estimate", "finetune", "evaluate",
-    "embed", "export", "predict", "demo",
+    "simulate head-ct", "simulate brain-mr", "prepare", "inspect", "check", "split", "labels", "pretrain", "estimate",
+    "finetune", "evaluate", "compare", "embed", "export", "predict", "demo",
 ]  # fmt: skip
 TINY = ["max_epochs=1", "batch_size=4", "workers=0"]
 CROPS = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]

@@ -121,13 +121,13 @@ class PaperDenseNet(Encoder):
         self.dim = 16 * compress
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             self.check_input(x)
         x = self.stem(x)
         pyramid: list[Tensor] = []
         for pool, block in zip(self.pools, self.blocks):  # noqa: B905 - TorchScript knows no `strict`
             x = pool(x)
-            if not torch.jit.is_scripting() and self.checkpointing and self.training:
+            if not torch.jit.is_scripting() and self.checkpointing and self.training:  # type: ignore[attr-defined]
                 x = recomputed(block, x)
             else:
                 x = block(x)

@@ -67,7 +67,7 @@ class DenseNet121(Encoder):
         self.dim = channels[-1]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             self.check_input(x)
         recompute = self.checkpointing and self.training
         pyramid: list[Tensor] = []

@@ -92,7 +92,7 @@ class SwinUNETR(Encoder):
             )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             self.check_input(x)
         return list(self.swinViT(x))
 

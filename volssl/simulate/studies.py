@@ -174,6 +174,7 @@ def _entropy(settings: Settings, plan: Plan) -> str:
 
 
 def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    """Write an array whole or not at all; its affine is known exactly, and stands in both of the header's forms."""
     image = nibabel.Nifti1Image(array, affine)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
@@ -184,6 +185,7 @@ def write_nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text whole or not at all."""
     part = path.with_name(f".{path.name}")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
