@@ -223,8 +223,8 @@ def test_a_slice_without_preamble_and_meta_header_is_told(tmp_path: Path) -> Non
         struct.pack("<HH2sH", 2, 0, b"ZZ", 4) + bytes(500),  # no such kind of value
         struct.pack("<i", 348) + bytes(336) + b"n+1\0" + bytes(200),  # NIfTI's mark in the wrong place
         struct.pack("<i", 349) + bytes(340) + b"n+1\0" + bytes(200),
-        gzip.compress(b"a text" * 200),
-        gzip.compress(bytes(1000))[:12] + b"\xff" * 40,  # a gzip that does not unpack
+        gzip.compress(b"a text" * 200, mtime=0),
+        gzip.compress(bytes(1000), mtime=0)[:12] + b"\xff" * 40,  # a gzip that does not unpack
         b"NRRD is a format",
         b"ObjectType = Mesh\nNDims = 3\n",
     ],
