@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
 import volssl.bundle.export as export
+import volssl.bundle.ranges as ranges
 from tests.bundle.conftest import GRID, Line
 from volssl.bundle.export import export_run
 from volssl.bundle.verify import config_findings
@@ -239,8 +239,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_span_gives_the_lowest_and_highest_along_each_axis() -> None:
-    values = np.array([[1.0, 5.0, 3.0], [2.0, 4.0, 3.0]])
-    assert export.span(values) == ((1.0, 2.0), (4.0, 5.0), (3.0, 3.0))
+    values = [[1.0, 5.0, 3.0], [2.0, 4.0, 3.0]]
+    assert ranges.span(values) == ((1.0, 2.0), (4.0, 5.0), (3.0, 3.0))
 
 
 def test_the_figures_of_other_weights_are_not_taken(run_copy: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_each_encoder_has_its_way(encoder: Encoder, size: tuple[int, int, int], 
 
 def test_of_slabs_each_slice_has_a_map_of_its_own() -> None:
     torch.manual_seed(0)
-    network = SlabNetwork(PaperDenseNet(), SuspectNetwork((4, 4, 4, 4))).eval()
+    network = SlabNetwork(PaperDenseNet(), SuspectNetwork((4,) * 6)).eval()
     image = torch.rand(1, 1, 32, 32, 6)
     found = saliency(network, image, column=0)
     assert found.grid.shape == (32, 32, 6)
