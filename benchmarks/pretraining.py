@@ -124,7 +124,7 @@ def tuned(run: Path, store: Path, labels: Path, encoder: Path | None, *, steps: 
         training = count - len(pd.read_csv(labels).pipe(lambda t: t[t["study"].str.startswith("A200")]))
         epochs = max(1, round(steps / max(1, training // 16)))
         words = [*TASK, f"max_epochs={epochs}", f"seed={seed}", f"train::handlers::1::every={epochs}"]
-        finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, words=words, resume=run.is_dir())
+        finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, words=words, resume=run.is_dir(), ranges=False)
         evaluate_run(run, store=store, labels=labels, split="validation", out=run / "validation")
     return pd.read_parquet(predictions)
 
@@ -133,7 +133,7 @@ def probed(run: Path, store: Path, labels: Path, encoder: Path | None) -> pd.Dat
     """A linear probe of the encoder, or of one with random weights, and its predictions for the validation patients."""
     predictions = run / "validation" / "predictions.parquet"
     if not predictions.is_file():
-        finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, mode="probe", words=TASK)
+        finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, mode="probe", words=TASK, ranges=False)
         evaluate_run(run, store=store, labels=labels, split="validation", out=run / "validation")
     return pd.read_parquet(predictions)
 

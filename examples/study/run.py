@@ -61,7 +61,13 @@ def main(words: list[str] | None = None) -> None:
     crops = (f"crop_size={grid}", f"small_crop_size={json.dumps(chosen.small_grid)}")
     look = (f"spacing_mm={spacing}", *crops, window, f"max_epochs={chosen.pretraining_epochs}")
     runs = {name: pretrained(name, store, out, (*look, *chosen.pretraining)) for name in chosen.arms}
-    task = (f"task::grid={grid}", f"task::{window}", f"max_epochs={chosen.epochs}", *chosen.finetuning)
+    task = (
+        f"task::grid={grid}",
+        f"task::{window}",
+        f"max_epochs={chosen.epochs}",
+        f"train::handlers::1::every={chosen.every}",
+        *chosen.finetuning,
+    )
     encoders = [SCRATCH, *(f"{name}={run}" for name, run in runs.items())]
     common = {"store": store, "labels": labels, "seeds": chosen.seeds, "split": chosen.split, "workers": chosen.workers}
     robust = {"cases": chosen.cases, "draws": chosen.draws}
@@ -101,8 +107,9 @@ def options() -> argparse.ArgumentParser:
     given.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     given.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.25, 0.5, 1.0])
     given.add_argument("--seeds", type=int, default=5)
-    given.add_argument("--pretraining-epochs", type=int, default=30)
-    given.add_argument("--epochs", type=int, default=60, help="of fine-tuning with all labels")
+    given.add_argument("--pretraining-epochs", type=int, default=15)
+    given.add_argument("--epochs", type=int, default=24, help="of fine-tuning with all labels")
+    given.add_argument("--every", type=int, default=2, help="epochs between two validations")
     given.add_argument("--pretraining", nargs="*", default=[], metavar="KEY=VALUE", help="for every pretraining")
     given.add_argument("--finetuning", nargs="*", default=[], metavar="KEY=VALUE", help="for every fine-tuning")
     given.add_argument("--split", default="test", help="validation leaves the test closed")

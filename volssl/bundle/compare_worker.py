@@ -51,6 +51,7 @@ def train(told: Mapping[str, Any]) -> None:
         fraction=told["fraction"],
         resume=run.is_dir(),
         words=told["words"],
+        ranges=False,  # few of so many runs are ever exported
     )
     seconds = None if begun else round(time.monotonic() - start, 1)
     table, facts = predicted(told, "validation")

@@ -112,12 +112,15 @@ def finetune(
     target: str = "",
     resume: bool = False,
     words: Sequence[str] = (),
+    ranges: bool = True,
 ) -> None:
     """`volssl finetune`: run the train config of a task's bundle.
 
     Args:
         mode: `full`, `last` or `frozen` train, `probe` and `knn` look at features of the encoder as it is.
         target: label columns of a classification, parted by commas.
+        ranges: measure the training data at the end, for a bundle that tells scans unlike them. Without, `volssl export`
+            measures them, if store and labels are still where they were.
 
     Raises:
         UserError: for a task or option that does not exist, labels that do not fit, or whatever stops the run.
@@ -145,7 +148,7 @@ def finetune(
         say(f"mode {mode} trains no encoder: {', '.join(idle)} changes nothing")
     config = bundle_config(TASK_BUNDLES[task], "train", preset="frozen" if frozen else "")
     run_training(config, given=given, words=words, resume=resume)
-    if mode != "knn" and rank() == 0:  # whose run is not exported
+    if ranges and mode != "knn" and rank() == 0:  # whose run is not exported
         from volssl.bundle.training_data import keep_training_data  # which imports this module
 
         keep_training_data(out)
