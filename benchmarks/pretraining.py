@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -124,7 +125,8 @@ def tuned(run: Path, store: Path, labels: Path, encoder: Path | None, *, steps: 
         training = count - len(pd.read_csv(labels).pipe(lambda t: t[t["study"].str.startswith("A200")]))
         epochs = max(1, round(steps / max(1, training // 16)))
         words = [*TASK, f"max_epochs={epochs}", f"seed={seed}", f"train::handlers::1::every={epochs}"]
-        finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, words=words, resume=run.is_dir(), ranges=False)
+        given: dict[str, Any] = {"store": store, "labels": labels, "out": run, "encoder": encoder, "ranges": False}
+        finetune("hemorrhage", words=words, resume=run.is_dir(), **given)
         evaluate_run(run, store=store, labels=labels, split="validation", out=run / "validation")
     return pd.read_parquet(predictions)
 
@@ -133,7 +135,8 @@ def probed(run: Path, store: Path, labels: Path, encoder: Path | None) -> pd.Dat
     """A linear probe of the encoder, or of one with random weights, and its predictions for the validation patients."""
     predictions = run / "validation" / "predictions.parquet"
     if not predictions.is_file():
-        finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, mode="probe", words=TASK, ranges=False)
+        given: dict[str, Any] = {"store": store, "labels": labels, "out": run, "encoder": encoder, "ranges": False}
+        finetune("hemorrhage", mode="probe", words=TASK, **given)
         evaluate_run(run, store=store, labels=labels, split="validation", out=run / "validation")
     return pd.read_parquet(predictions)
 

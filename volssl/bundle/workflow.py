@@ -119,8 +119,8 @@ def finetune(
     Args:
         mode: `full`, `last` or `frozen` train, `probe` and `knn` look at features of the encoder as it is.
         target: label columns of a classification, parted by commas.
-        ranges: measure the training data at the end, for a bundle that tells scans unlike them. Without, `volssl export`
-            measures them, if store and labels are still where they were.
+        ranges: measure the training data at the end, for a bundle that tells scans unlike them. Without, `volssl
+            export` measures them, if store and labels are still where they were.
 
     Raises:
         UserError: for a task or option that does not exist, labels that do not fit, or whatever stops the run.
