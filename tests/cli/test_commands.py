@@ -17,6 +17,8 @@ import typer.main
 import volssl
 from tests.data.sources import write_nifti
 from volssl import cli
+from volssl.bundle.next_step import export_line
+from volssl.cli.shared import NOTICE
 from volssl.data import Store
 from volssl.encoders import load_encoder
 
@@ -138,6 +140,22 @@ def test_what_is_suggested_of_a_store_of_mr_starts(volssl_command: Command, tmp_
     answer = volssl_command(*words, "max_epochs=1", "workers=0", *CROPS, "method::queue_length=0")
     assert answer.code == 0
     assert load_encoder(tmp_path / "run")[1].modality == "MR"
+    assert ends_with(answer, f"volssl finetune metastasis --store {store}")
+
+
+@pytest.mark.parametrize(
+    ("task", "bundle"),
+    [
+        ("_target_: volssl.tasks.Hemorrhage", "head_ct_hemorrhage_classification"),
+        ("_target_: volssl.tasks.Metastasis", "brain_mr_metastasis_classification"),
+        ("_target_: volssl.tasks.Classification, columns: [a], classes: {a: ['0', '1']}", "volume_classification"),
+    ],
+)
+def test_the_export_that_is_suggested_goes_into_the_bundle_of_the_runs_task(
+    tmp_path: Path, task: str, bundle: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"task: {{{task}}}")
+    assert export_line(tmp_path) == f"volssl export {tmp_path} --bundle out/{bundle}"
 
 
 def test_split_prints_the_table_and_draws_folds(
@@ -181,7 +199,7 @@ def test_pretrain_finetune_evaluate_export_and_predict(
     test_ids = [row["id"] for row in Store.open(store).rows.to_pylist() if row["split"] == "test"]
     assert sorted(table["id"]) == sorted(test_ids)
     assert metrics["n_studies"] == len(test_ids)
-    assert ends_with(answer, f"volssl export {run}")
+    assert ends_with(answer, f"volssl export {run} --bundle out/head_ct_hemorrhage_classification")
 
     bundle = tmp_path / "bundle" / "head_ct_hemorrhage_classification"
     answer = volssl_command("export", run, "--bundle", bundle)
@@ -195,7 +213,7 @@ def test_pretrain_finetune_evaluate_export_and_predict(
     assert answer.code == 0
     (told,) = strict_json(answer.out)  # type: ignore[misc]
     assert told["volume"]["hemorrhage"] == pytest.approx(row["p_hemorrhage"], abs=1e-4)
-    assert answer.lines[-2] == cli.NOTICE
+    assert answer.lines[-2] == NOTICE
     assert ends_with(answer, f"open {tmp_path / 'answer' / 'answers.csv'}")
 
 

@@ -1,4 +1,4 @@
-"""The pretraining that a store is ready for, as the commands suggest it; without torch, for `prepare` has none."""
+"""What the commands suggest to run next, so that it starts. No torch at import, for `prepare` has none."""
 
 from __future__ import annotations
 
@@ -26,3 +26,23 @@ def pretraining_line(store: Path) -> str:
     if 0 < len(volumes) < usual["batch_size"]:
         words.append(f"batch_size={len(volumes)}")
     return " ".join(["volssl pretrain swav --store", str(store), "--out runs/swav", *words])
+
+
+def finetuning_line(run: Path, store: Path) -> str:
+    """`volssl finetune …` from the encoder of a pretraining, by a task that reads its modality."""
+    from volssl.bundle.config import read_config
+    from volssl.bundle.workflow import CONFIG
+
+    task = "metastasis" if read_config(run / CONFIG)["modality"] == "MR" else "hemorrhage"
+    return f"volssl finetune {task} --store {store} --labels labels.csv --encoder {run} --out runs/{task}"
+
+
+def export_line(run: Path) -> str:
+    """`volssl export …` of a fine-tuned run, into a folder called as the bundle of its task."""
+    from monai.bundle import ConfigParser
+
+    from volssl.bundle.config import read_config
+    from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
+
+    name = ConfigParser(read_config(run / CONFIG)).get_parsed_content("task").name
+    return f"volssl export {run} --bundle out/{TASK_BUNDLES[name]}"

@@ -1,0 +1,110 @@
+"""The commands that train: pretrain, estimate, finetune."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from volssl.cli.shared import JsonOption, LabelsOption, Overrides, StoreOption, app, result, then, wrote
+from volssl.progress import say
+
+MethodArgument = Annotated[
+    str, typer.Argument(help="swav, restoration, combined, hybrid, simclr, moco, rotation or swin_unetr.")
+]
+PresetOption = Annotated[str, typer.Option(help="Other values for the method's config; swav has paper.")]
+RunOption = Annotated[Path, typer.Option(help="Folder of the run.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+
+
+@app.command(epilog="Example: volssl pretrain swav --store store --out runs/swav max_epochs=20 batch_size=8")
+def pretrain(
+    method: MethodArgument,
+    store: StoreOption,
+    out: RunOption,
+    overrides: Overrides = None,
+    encoder: Annotated[Path | None, typer.Option(help="A run or an encoder.pt to go on from.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A CSV keyed by `study`: the hybrid method learns from it, others are probed.")
+    ] = None,
+    preset: PresetOption = "",
+    resume: ResumeOption = False,
+) -> None:
+    """Pretrain an encoder on the training patients of a store."""
+    from volssl.bundle.next_step import finetuning_line
+    from volssl.bundle.workflow import pretrain as run
+
+    run(
+        method,
+        store=store,
+        out=out,
+        encoder=encoder,
+        labels=labels,
+        preset=preset,
+        resume=resume,
+        words=overrides or [],
+    )
+    wrote(out / "encoder.pt", out / "report.html")
+    then(finetuning_line(out, store))
+
+
+@app.command(epilog="Example: volssl estimate swav --store store batch_size=8")
+def estimate(
+    method: MethodArgument,
+    store: StoreOption,
+    overrides: Overrides = None,
+    labels: Annotated[Path | None, typer.Option(help="A CSV keyed by `study`, where the run will have one.")] = None,
+    preset: PresetOption = "",
+    steps: Annotated[int, typer.Option(min=2, help="Real steps that are timed.")] = 8,
+    as_json: JsonOption = False,
+) -> None:
+    """What a pretraining would take, from a few real steps: time a step, memory, time to the end."""
+    from volssl.bundle.estimate import estimate as run
+
+    found = run(method, store=store, words=overrides or [], labels=labels, preset=preset, steps=steps)
+    say(str(found))
+    result(as_json, found.as_dict())
+    options = [*(["--labels", str(labels)] if labels else []), *(["--preset", preset] if preset else [])]
+    told = shlex.join([*options, *(overrides or [])])
+    then(f"volssl pretrain {method} --store {store} --out runs/{method} {told}".rstrip())
+
+
+@app.command(
+    epilog="Example: volssl finetune hemorrhage --store store --labels cohort/labels.csv --encoder runs/swav "
+    "--out runs/hemorrhage"
+)
+def finetune(
+    task: Annotated[str, typer.Argument(help="hemorrhage, metastasis or classification.")],
+    store: StoreOption,
+    labels: LabelsOption,
+    out: RunOption,
+    overrides: Overrides = None,
+    encoder: Annotated[Path | None, typer.Option(help="A run or an encoder.pt; from scratch where left out.")] = None,
+    mode: Annotated[
+        str, typer.Option(help="full; last: its last levels and the head; frozen: the head; probe; knn.")
+    ] = "full",
+    fraction: Annotated[float, typer.Option(min=0.001, max=1, help="Share of the training patients to use.")] = 1.0,
+    target: Annotated[
+        str, typer.Option(help="Label columns of a classification: 0/1, classes or steps; several parted by commas.")
+    ] = "",
+    resume: ResumeOption = False,
+) -> None:
+    """Fine-tune a classifier on a store's labelled training patients."""
+    from volssl.bundle.workflow import finetune as run
+
+    run(
+        task,
+        store=store,
+        labels=labels,
+        out=out,
+        encoder=encoder,
+        mode=mode,
+        fraction=fraction,
+        target=target,
+        resume=resume,
+        words=overrides or [],
+    )
+    wrote(out / "model.pt", out / "figures", out / "report.html")
+    then(f"volssl evaluate {out} --store {store} --labels {labels} --out {out}/test")
