@@ -37,11 +37,12 @@ class SuspectNetwork(nn.Module):
         # Groups, unlike single channels, have a variance in a level of one voxel too.
         norm = ("group", {"num_groups": 4})
         self.unet = BasicUNet(3, 1, 1, features=tuple(features), norm=norm)
+        self.multiple = MULTIPLE  # TorchScript reads no global
         nn.init.constant_(self.unet.final_conv.bias, log(RARE / (1 - RARE)))
 
     def voxels(self, x: Tensor) -> Tensor:
         """(B, 1, R, A, S) -> logits of the same shape, for any size."""
-        lacking = [-n % MULTIPLE for n in x.shape[2:]]
+        lacking = [-n % self.multiple for n in x.shape[2:]]
         logits: Tensor = self.unet(functional.pad(x, [0, lacking[2], 0, lacking[1], 0, lacking[0]]))
         return logits[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
 
@@ -103,32 +104,35 @@ class SlabNetwork(nn.Module):
             count = self.scored if 0 < self.scored < x.shape[4] else x.shape[4]
             chosen = torch.rand(len(x), x.shape[4], device=x.device).argsort(dim=1)[:, :count]
             scores = self.logits(x, chosen)
-            return with_highest(scores.new_full((len(x), x.shape[4]), torch.nan).scatter(1, chosen, scores))
-        return torch.cat(
-            [with_highest(self.whole(volume)) for volume in torch.split(x, 1)]
-        )  # a volume's slabs are a batch
+            return with_highest(scores.new_full((len(x), x.shape[4]), float("nan")).scatter(1, chosen, scores))
+        # The slabs of one volume are a batch. Tracing and exporting would take the number of volumes for fixed.
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[no-untyped-call]
+                return with_highest(self.whole(x))
+        return torch.cat([with_highest(self.whole(volume)) for volume in torch.split(x, 1)])
 
-    def whole(self, volume: Tensor) -> Tensor:
-        """(1, 1, R, A, S) -> the logits of all its slices, (1, S)."""
-        every = torch.arange(volume.shape[4], device=volume.device)[None]
-        logits = self.logits(volume, every)
-        return (logits + self.logits(volume.flip(2), every)) / 2 if self.flips else logits
+    def whole(self, x: Tensor) -> Tensor:
+        """(B, 1, R, A, S) -> the logits of all slices, (B, S)."""
+        every = torch.arange(x.shape[4], device=x.device)[None].expand(x.shape[0], -1)
+        logits = self.logits(x, every)
+        return (logits + self.logits(x.flip([2]), every)) / 2 if self.flips else logits
 
     def logits(self, x: Tensor, chosen: Tensor) -> Tensor:
         """(B, 1, R, A, S), and the slices of each volume (B, N) -> their logits (B, N)."""
         with torch.no_grad():
             suspicion = torch.sigmoid(self.suspects.voxels(x))
         both = self.mix(self.slabs(torch.cat([x, suspicion.to(x.dtype)], dim=1), chosen))
-        scores: Tensor = self.score(self.dropout(self.encoder.pooled(both)))
+        scores: Tensor = self.score(self.dropout(self.encoder.pool(self.encoder(both))))
         return scores.view_as(chosen)
 
     def slabs(self, x: Tensor, chosen: Tensor) -> Tensor:
         """(B, C, R, A, S), and slices (B, N) -> a slab about each, (B N, C, R, A, depth)."""
         half, around = self.slab // 2, self.depth - self.slab
-        windows = functional.pad(x, (half, half)).unfold(4, self.slab, 1)  # (B, C, R, A, S, slab)
-        rows = torch.arange(len(x), device=x.device)[:, None].expand_as(chosen)
-        taken = windows.permute(0, 4, 1, 2, 3, 5)[rows, chosen].flatten(0, 1)  # (B N, C, R, A, slab)
-        return functional.pad(taken, (around // 2, around - around // 2))
+        padded = functional.pad(x, [half, half]).permute(0, 4, 1, 2, 3)  # (B, S + 2 half, C, R, A)
+        rows = torch.arange(x.shape[0], device=x.device)[:, None, None]
+        slices = chosen[:, :, None] + torch.arange(self.slab, device=x.device)  # (B, N, slab)
+        taken = padded[rows, slices].flatten(0, 1).permute(0, 2, 3, 4, 1)  # (B N, C, R, A, slab)
+        return functional.pad(taken, [around // 2, around - around // 2])
 
     def train(self, mode: bool = True) -> SlabNetwork:
         """Training mode, but for the suspects' network."""
