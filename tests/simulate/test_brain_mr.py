@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from volssl.simulate.brain_mr_scanner import SCANNERS, receive
 from volssl.simulate.brain_mr_tissue import Scan
 from volssl.simulate.brain_mr_vessels import Tubes, lay_tubes
 from volssl.simulate.compose import Grid
+from volssl.simulate.scan import stream
 
 
 @cache
@@ -199,10 +199,7 @@ def test_site_b_is_noisier_thicker_and_enhances_less() -> None:
 
 
 def test_no_patient_of_a_brain_mr_is_a_head_cts() -> None:
-    from volssl.simulate import head_ct
-
-    streams = SimpleNamespace(mr=brain_mr._stream(5, "patient A"), ct=head_ct._stream(5, "patient A"))
-    assert streams.mr.random() != streams.ct.random()
+    assert brain_mr._stream(5, "patient A").random() != stream(5, "patient A").random()
 
 
 @pytest.mark.parametrize(("name", "value"), [("spacing_mm", 0.0), ("slice_mm", 50.0), ("site", "C")])

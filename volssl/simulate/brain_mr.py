@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +19,9 @@ from volssl.simulate.brain_mr_scanner import (
 )
 from volssl.simulate.brain_mr_tissue import Scan, Signals, draw_signals, sample_scan
 from volssl.simulate.brain_mr_vessels import Tubes, draw_vessels, lay_tubes
-from volssl.simulate.lattice import Field, Fields, lattice_axes_mm
+from volssl.simulate.lattice import Field, Fields, head_axes_mm
 from volssl.simulate.patient import Patient, Site, draw_patient, draw_pose
+from volssl.simulate.scan import SimulatedScan, check_arguments, draw_grid, stream, to_ras
 from volssl.simulate.skull import skull_fields
 
 FIELD_OF_VIEW_MM = (216.0, 248.0)
@@ -42,36 +42,21 @@ class Lesion:
     slices: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class BrainMR:
+@dataclass(frozen=True, kw_only=True)
+class BrainMR(SimulatedScan):
     """One simulated study.
 
     Attributes:
         signal: (R, A, S) int16, in units of no meaning, none below 0; 0 outside the brain where it is stripped.
         mask: (R, A, S) uint8, 0 or the number of the metastasis there, its core with it and edema without.
         cavity: (R, A, S) bool, the voxels wholly inside the skull; of the brain as stripped where it is.
-        affine: voxel index to RAS mm, 4 x 4.
-        spacing_mm: along R, A, S.
         lesions: the metastases that the scan holds.
     """
 
     signal: npt.NDArray[np.int16]
-    mask: npt.NDArray[np.uint8]
-    cavity: npt.NDArray[np.bool_]
-    affine: npt.NDArray[np.float64]
-    spacing_mm: tuple[float, float, float]
-    sex: str
-    age_years: int
-    age_band: str
     scanner: MRScanner
-    site: str
     stripped: bool
     lesions: tuple[Lesion, ...]
-
-    @property
-    def slices(self) -> list[int]:
-        """Indices, from inferior, of the slices with a metastasis in them."""
-        return [int(i) for i in np.flatnonzero(self.mask.any(axis=(0, 1)))]
 
 
 @dataclass(frozen=True)
@@ -109,17 +94,23 @@ def simulate_brain_mr(
     Raises:
         ValueError: for a spacing that is not between 0.3 and 10 mm, or a site that is not known.
     """
-    if site not in PREVALENCE:
-        raise ValueError(f"site {site!r}: the simulated sites are {', '.join(PREVALENCE)}")
-    if not (0.3 <= spacing_mm <= 10 and (slice_mm is None or 0.3 <= slice_mm <= 20)):
-        raise ValueError(f"spacing {spacing_mm} mm, slices {slice_mm} mm: between 0.3 and 10 mm, 20 mm for slices")
+    check_arguments(site, spacing_mm, slice_mm)
     patient_seed = seed if patient_seed is None else patient_seed
     patient = draw_patient(_stream(patient_seed, f"patient {site}"), site)
     protocol = _stream(seed, f"scanner {site}")
     scanner = draw_mr_scanner(protocol, site)
     usual_mm = float(protocol.choice(scanner.slices_mm))  # drawn in any case: what is drawn next must not depend on it
     rotation, shift = draw_pose(_stream(seed, "pose"))
-    grid = _grid(protocol, spacing_mm, usual_mm if slice_mm is None else slice_mm, shift)
+    grid = draw_grid(
+        protocol,
+        shift,
+        spacing_mm=spacing_mm,
+        slice_mm=usual_mm if slice_mm is None else slice_mm,
+        field_of_view_mm=FIELD_OF_VIEW_MM,
+        down_mm=(70, 86),
+        up_mm=(90, 98),
+        away_mm=(8, 8, 20),
+    )
     present = _stream(seed, "label").random() < PREVALENCE[site] if metastasis is None else metastasis
     study = _study(seed, patient_seed, patient, scanner, present, rotation, shift)
     scan = sample_scan(study.fields, study.widths, study.signals, grid, SUBSLICE_MM)
@@ -136,9 +127,9 @@ def simulate_brain_mr(
         inside = scan.kept > 0.5
         image *= inside
     return BrainMR(
-        signal=_ras(np.clip(np.rint(image), 0, 32767).astype(np.int16)),
-        mask=_ras(mask),
-        cavity=_ras(inside),
+        signal=to_ras(np.clip(np.rint(image), 0, 32767).astype(np.int16)),
+        mask=to_ras(mask),
+        cavity=to_ras(inside),
         affine=grid.affine,
         spacing_mm=(spacing_mm, spacing_mm, grid.slice_mm),
         sex=patient.sex,
@@ -151,14 +142,9 @@ def simulate_brain_mr(
     )
 
 
-def _ras(volume: np.ndarray) -> np.ndarray:
-    """(S, A, R) -> (R, A, S)."""
-    return np.ascontiguousarray(volume.transpose(2, 1, 0))
-
-
 def _stream(seed: int, subject: str) -> np.random.Generator:
     """A generator of its own for each subject; none is a head CT's, so that no patient of one is in the other."""
-    return np.random.Generator(np.random.SFC64([seed, zlib.crc32(f"brain mr {subject}".encode())]))
+    return stream(seed, f"brain mr {subject}")
 
 
 def _study(
@@ -171,9 +157,7 @@ def _study(
     shift: npt.NDArray[np.float64],
 ) -> _Study:
     """All of a study that does not depend on the grid it is sampled on."""
-    r, a, s = lattice_axes_mm()
-    turn, move = rotation.astype(np.float32), shift.astype(np.float32)
-    x, y, z = (turn[0, i] * (r - move[0]) + turn[1, i] * (a - move[1]) + turn[2, i] * (s - move[2]) for i in range(3))
+    x, y, z = head_axes_mm(rotation, shift)
     skull = skull_fields(_stream(patient_seed, "skull"), patient, x, y, z)
     brain = brain_fields(_stream(patient_seed, "brain"), patient, x, y, z, skull["inner"])
     brain |= compose.vessels(_stream(patient_seed, "sinuses"), skull, brain, y, z)
@@ -193,19 +177,6 @@ def _study(
         masses += draw_metastases(_stream(seed, "metastases"), skull, brain, signals.venous)
     widths = compose.draw_tissue(_stream(patient_seed, "tissue"), patient)
     return _Study(skull | brain, widths, signals, vessels, masses)
-
-
-def _grid(rng: np.random.Generator, spacing_mm: float, slice_mm: float, shift: npt.NDArray[np.float64]) -> compose.Grid:
-    """Where the voxels of the scan lie; how far down it reaches varies."""
-    columns, rows = (int(np.ceil(extent / spacing_mm)) for extent in FIELD_OF_VIEW_MM)
-    low, high = float(shift[2]) - rng.uniform(70, 86), float(shift[2]) + rng.uniform(90, 98)
-    count = int(np.ceil((high - low) / slice_mm))
-    r_mm = (np.arange(columns) - (columns - 1) / 2) * spacing_mm
-    a_mm = (np.arange(rows) - (rows - 1) / 2) * spacing_mm
-    s_mm = low + slice_mm * (np.arange(count) + 0.5)
-    affine = np.diag([spacing_mm, spacing_mm, slice_mm, 1.0])
-    affine[:3, 3] = np.round(np.array([r_mm[0], a_mm[0], s_mm[0]]) + rng.uniform([-8, -8, -20], [8, 8, 20]), 3)
-    return compose.Grid(r_mm, a_mm, s_mm, slice_mm, affine)
 
 
 def _mask(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +9,11 @@ import numpy.typing as npt
 
 from volssl.simulate import compose
 from volssl.simulate.brain import brain_fields
-from volssl.simulate.lattice import Field, Fields, lattice_axes_mm
+from volssl.simulate.lattice import Field, Fields, head_axes_mm, lattice_axes_mm
 from volssl.simulate.lesions import CODES, TYPES, Lesion, draw_mass, draw_spill, draw_types, push_aside
 from volssl.simulate.mimics import draw_spots
 from volssl.simulate.patient import PREVALENCE, Patient, Scanner, Site, draw_patient, draw_pose, draw_scanner
+from volssl.simulate.scan import SimulatedScan, check_arguments, draw_grid, stream, to_ras
 from volssl.simulate.scanner import hardening, noise, reconstruct, table
 from volssl.simulate.skull import skull_fields
 
@@ -22,36 +22,20 @@ DRIFT_HU = 2.5  # deviation of a scanner's calibration
 SUBSLICE_MM = 3.3  # slices thicker than this are averaged from thinner ones
 
 
-@dataclass(frozen=True)
-class Head:
+@dataclass(frozen=True, kw_only=True)
+class Head(SimulatedScan):
     """One simulated study.
 
     Attributes:
         hu: (R, A, S) int16, Hounsfield units.
         mask: (R, A, S) uint8, 0 or the code of the hemorrhage there: 1 + its place in `TYPES`.
-        cavity: (R, A, S) bool, the voxels wholly inside the skull.
-        affine: voxel index to RAS mm, 4 x 4.
-        spacing_mm: along R, A, S.
         types: the hemorrhages in it, in the order of `TYPES`; empty where there is none.
     """
 
     hu: npt.NDArray[np.int16]
-    mask: npt.NDArray[np.uint8]
-    cavity: npt.NDArray[np.bool_]
-    affine: npt.NDArray[np.float64]
-    spacing_mm: tuple[float, float, float]
-    sex: str
-    age_years: int
-    age_band: str
     scanner: str
     kernel: str
-    site: str
     types: tuple[str, ...]
-
-    @property
-    def slices(self) -> list[int]:
-        """Indices, from inferior, of the slices with blood in them."""
-        return [int(i) for i in np.flatnonzero(self.mask.any(axis=(0, 1)))]
 
 
 @dataclass(frozen=True)
@@ -85,32 +69,38 @@ def simulate_head(
     Raises:
         ValueError: for a spacing that is not between 0.3 and 10 mm, or a site that is not known.
     """
-    if site not in PREVALENCE:
-        raise ValueError(f"site {site!r}: the simulated sites are {', '.join(PREVALENCE)}")
-    if not (0.3 <= spacing_mm <= 10 and (slice_mm is None or 0.3 <= slice_mm <= 20)):
-        raise ValueError(f"spacing {spacing_mm} mm, slices {slice_mm} mm: between 0.3 and 10 mm, 20 mm for slices")
+    check_arguments(site, spacing_mm, slice_mm)
     patient_seed = seed if patient_seed is None else patient_seed
-    patient = draw_patient(_stream(patient_seed, f"patient {site}"), site)
-    protocol = _stream(seed, f"scanner {site}")
+    patient = draw_patient(stream(patient_seed, f"patient {site}"), site)
+    protocol = stream(seed, f"scanner {site}")
     scanner = draw_scanner(protocol, site)
     usual_mm = float(protocol.choice(scanner.slices_mm))  # drawn in any case: what is drawn next must not depend on it
     thickness = usual_mm if slice_mm is None else slice_mm
-    present = _stream(seed, "label").random() < PREVALENCE[site] if hemorrhage is None else hemorrhage
-    types = draw_types(_stream(seed, "types")) if present else ()
+    present = stream(seed, "label").random() < PREVALENCE[site] if hemorrhage is None else hemorrhage
+    types = draw_types(stream(seed, "types")) if present else ()
     anatomy, rotation, shift = _anatomy(seed, patient_seed, patient, scanner, types)
-    grid = _grid(protocol, spacing_mm, thickness, shift)
-    spots = draw_spots(_stream(patient_seed, "spots"), patient, rotation, shift)
+    grid = draw_grid(
+        protocol,
+        shift,
+        spacing_mm=spacing_mm,
+        slice_mm=thickness,
+        field_of_view_mm=FIELD_OF_VIEW_MM,
+        down_mm=(62, 84),
+        up_mm=(92, 100),
+        away_mm=(8, 8, 150),
+    )
+    spots = draw_spots(stream(patient_seed, "spots"), patient, rotation, shift)
     clean, cavity, blood = compose.sample(anatomy.fields, anatomy.lesions, anatomy.tissue, spots, grid, SUBSLICE_MM)
     back = float(shift[1]) - patient.posterior_mm - patient.skull_mm - patient.scalp_mm
     clean = np.maximum(clean, -1000 + table(protocol, grid.r_mm, grid.a_mm, back)[None])
     image = reconstruct(clean, scanner, spacing_mm)
     dose, drift_hu = np.exp(protocol.normal(0, 0.2)), protocol.normal(0, DRIFT_HU)
-    image += noise(_stream(seed, "noise"), image.shape, scanner, spacing_mm, thickness) * dose + drift_hu
+    image += noise(stream(seed, "noise"), image.shape, scanner, spacing_mm, thickness) * dose + drift_hu
     hu = np.clip(np.rint(image), -1024, 3071).astype(np.int16)
     return Head(
-        hu=np.ascontiguousarray(hu.transpose(2, 1, 0)),
-        mask=np.ascontiguousarray(_mask(blood, anatomy.lesions).transpose(2, 1, 0)),
-        cavity=np.ascontiguousarray(cavity.transpose(2, 1, 0) > 0.98),
+        hu=to_ras(hu),
+        mask=to_ras(_mask(blood, anatomy.lesions)),
+        cavity=to_ras(cavity > 0.98),
         affine=grid.affine,
         spacing_mm=(spacing_mm, spacing_mm, thickness),
         sex=patient.sex,
@@ -123,21 +113,14 @@ def simulate_head(
     )
 
 
-def _stream(seed: int, subject: str) -> np.random.Generator:
-    """A generator of its own for each subject, so that a change to one draw leaves the others as they are."""
-    return np.random.Generator(np.random.SFC64([seed, zlib.crc32(subject.encode())]))
-
-
 def _anatomy(
     seed: int, patient_seed: int, patient: Patient, scanner: Scanner, types: tuple[str, ...]
 ) -> tuple[_Anatomy, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """All lattice fields of a study, and how the head lies."""
-    rotation, shift = draw_pose(_stream(seed, "pose"))
-    r, a, s = lattice_axes_mm()
-    turn, move = rotation.astype(np.float32), shift.astype(np.float32)
-    x, y, z = (turn[0, i] * (r - move[0]) + turn[1, i] * (a - move[1]) + turn[2, i] * (s - move[2]) for i in range(3))
-    skull = skull_fields(_stream(patient_seed, "skull"), patient, x, y, z)
-    rng = _stream(seed, "lesions")
+    rotation, shift = draw_pose(stream(seed, "pose"))
+    x, y, z = head_axes_mm(rotation, shift)
+    skull = skull_fields(stream(patient_seed, "skull"), patient, x, y, z)
+    rng = stream(seed, "lesions")
     masses = [
         draw_mass(rng, kind, x, y, z, skull) for kind in types if kind in ("subdural", "epidural", "intraparenchymal")
     ]
@@ -146,29 +129,20 @@ def _anatomy(
         if lesion.kind != "intraparenchymal":
             within = np.minimum(within, -lesion.depth)
     pushed = push_aside(masses, x, y, z)
-    brain = brain_fields(_stream(patient_seed, "brain"), patient, *pushed, within)
-    spills = [draw_spill(rng, k, *pushed, a, brain) for k in types if k in ("subarachnoid", "intraventricular")]
-    tissue = compose.draw_tissue(_stream(patient_seed, "tissue"), patient)
+    brain = brain_fields(stream(patient_seed, "brain"), patient, *pushed, within)
+    spills = [
+        draw_spill(rng, k, *pushed, lattice_axes_mm()[1], brain)
+        for k in types
+        if k in ("subarachnoid", "intraventricular")
+    ]
+    tissue = compose.draw_tissue(stream(patient_seed, "tissue"), patient)
     fields = (
         skull
         | brain
-        | compose.vessels(_stream(patient_seed, "vessels"), skull, brain, y, z)
-        | {"harden": hardening(_stream(seed, "beam"), scanner, skull, x, y, z)}
+        | compose.vessels(stream(patient_seed, "vessels"), skull, brain, y, z)
+        | {"harden": hardening(stream(seed, "beam"), scanner, skull, x, y, z)}
     )
     return _Anatomy(fields, tuple(masses + spills), tissue), rotation, shift
-
-
-def _grid(rng: np.random.Generator, spacing_mm: float, slice_mm: float, shift: npt.NDArray[np.float64]) -> compose.Grid:
-    """Where the voxels of the scan lie; how far down it reaches varies."""
-    columns, rows = (int(np.ceil(extent / spacing_mm)) for extent in FIELD_OF_VIEW_MM)
-    low, high = float(shift[2]) - rng.uniform(62, 84), float(shift[2]) + rng.uniform(92, 100)
-    count = int(np.ceil((high - low) / slice_mm))
-    r_mm = (np.arange(columns) - (columns - 1) / 2) * spacing_mm
-    a_mm = (np.arange(rows) - (rows - 1) / 2) * spacing_mm
-    s_mm = low + slice_mm * (np.arange(count) + 0.5)
-    affine = np.diag([spacing_mm, spacing_mm, slice_mm, 1.0])
-    affine[:3, 3] = np.round(np.array([r_mm[0], a_mm[0], s_mm[0]]) + rng.uniform([-8, -8, -150], [8, 8, 150]), 3)
-    return compose.Grid(r_mm, a_mm, s_mm, slice_mm, affine)
 
 
 def _mask(blood: Field, lesions: tuple[Lesion, ...]) -> npt.NDArray[np.uint8]:

@@ -28,6 +28,14 @@ def lattice_axes_mm() -> tuple[Field, Field, Field]:
     return r[None, :, None], a[None, None, :], s[:, None, None]
 
 
+def head_axes_mm(rotation: npt.NDArray[np.float64], shift: npt.NDArray[np.float64]) -> tuple[Field, Field, Field]:
+    """Head coordinates x, y, z (S, R, A) of the lattice's knots, for a head that lies as `draw_pose` says."""
+    r, a, s = lattice_axes_mm()
+    turn, move = rotation.astype(np.float32), shift.astype(np.float32)
+    x, y, z = (turn[0, i] * (r - move[0]) + turn[1, i] * (a - move[1]) + turn[2, i] * (s - move[2]) for i in range(3))
+    return x, y, z
+
+
 def cubic_matrix(at_mm: Field, axis: str) -> sparse.csr_array:
     """Catmull–Rom weights that bring lattice knots along `axis` to the positions `at_mm`: (len(at_mm), knots)."""
     return sparse.csr_array(_weights_at(at_mm, axis))
