@@ -68,7 +68,7 @@ def test_the_box_is_scaled_by_the_scans_percentiles_and_ct_is_refused() -> None:
     assert image.shape == (1, 8, 8, 4)
     assert image[0, 1, 5, 2] == image.max()
     scan = ArrayScan(np.zeros((8, 8, 4), np.int16), modality="CT")
-    with pytest.raises(ValueError, match="read from MR"):
+    with pytest.raises(ValueError, match="reads MR"):
         TASK.preprocess(scan)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from monai.bundle import ConfigParser
 
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved, split_word, stated
@@ -108,9 +109,9 @@ class Basis:
     words: tuple[str, ...]
     labels_sha256: str
 
-    def training(self, fraction: float, draw: int) -> tuple[int, int]:
-        """Labelled patients and studies of a fraction; refused where they cannot fill a batch or train the task."""
-        rows = chosen_rows(
+    def training_rows(self, fraction: float, draw: int) -> pa.Table:
+        """The store's rows of the labelled training volumes of a fraction."""
+        return chosen_rows(
             self.store,
             modality=self.task.contract.modality,
             labels=self.table,
@@ -118,6 +119,10 @@ class Basis:
             draw=draw,
             fold=self.values.get("fold"),
         )
+
+    def training(self, fraction: float, draw: int) -> tuple[int, int]:
+        """Labelled patients and studies of a fraction; refused where they cannot fill a batch or train the task."""
+        rows = self.training_rows(fraction, draw)
         part, batch = f"{percent(fraction)} of labels, repeat {draw + 1}", self.values["batch_size"]
         if len(rows) < batch:
             raise UserError(

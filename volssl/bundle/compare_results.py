@@ -16,7 +16,6 @@ import pandas as pd
 from volssl.bundle.compare_jobs import Basis, Job, by_group
 from volssl.bundle.compare_worker import DONE, VALIDATION, robustness_file
 from volssl.bundle.evaluate import write_parquet
-from volssl.data.training import chosen_rows
 from volssl.evaluation.comparison import (
     RULE,
     Group,
@@ -119,15 +118,7 @@ def histograms(basis: Basis, ids: Sequence[str], boxes: Path) -> tuple[dict[str,
 
 def training_ids(basis: Basis, fraction: float, draw: int) -> list[str]:
     """Keys of the labelled training volumes of a fraction."""
-    rows = chosen_rows(
-        basis.store,
-        modality=basis.task.contract.modality,
-        labels=basis.table,
-        fraction=fraction,
-        draw=draw,
-        fold=basis.values.get("fold"),
-    )
-    return [str(key) for key in rows["id"].to_pylist()]
+    return [str(key) for key in basis.training_rows(fraction, draw)["id"].to_pylist()]
 
 
 def read_courses(jobs: Sequence[Job], reference: str) -> dict[str, dict[str, list[Course]]]:

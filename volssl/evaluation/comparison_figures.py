@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from volssl.evaluation.comparison import RULE as BASELINE
 from volssl.evaluation.convergence import Course, mean_course
-from volssl.evaluation.figures import FIRST, INK, MUTED, OTHERS, RULE, STYLES, _legend_below, _plain, _svg
+from volssl.evaluation.figures import FIRST, INK, MUTED, OTHERS, RULE, STYLES, as_svg, legend_below, plain_axes
 from volssl.evaluation.robustness import relative_change
 
 MARKS = "osD^vPX"
@@ -26,7 +26,7 @@ def label_efficiency_figure(summary: pd.DataFrame, *, reference: str) -> str:
         summary: rows of `summarise` of one output and one mode, and those of the baseline.
         reference: drawn in grey.
     """
-    figure, axes = _plain(6.9, 4.0, "Labelled training patients (share of all)", "AUC")
+    figure, axes = plain_axes(6.9, 4.0, "Labelled training patients (share of all)", "AUC")
     names = [name for name in dict.fromkeys(summary["encoder"]) if name != BASELINE]
     axes.set_xscale("log")
     for rank, name in enumerate(names):
@@ -47,13 +47,13 @@ def label_efficiency_figure(summary: pd.DataFrame, *, reference: str) -> str:
         [f"{n:,}\n({100 * f:g} %)" for n, f in zip(ticks["labelled_patients"], ticks["fraction"], strict=True)]
     )
     axes.grid(axis="y", color=RULE, linewidth=0.6)
-    _legend_below(axes)
-    return _svg(figure)
+    legend_below(axes)
+    return as_svg(figure)
 
 
 def convergence_figure(courses: Mapping[str, Sequence[Course]], *, reference: str) -> str:
     """Draw the mean validation AUC over epochs with its standard deviation over repeats; dots mark convergence."""
-    figure, axes = _plain(6.9, 4.0, "Epoch", "Validation AUC")
+    figure, axes = plain_axes(6.9, 4.0, "Epoch", "Validation AUC")
     for name, repeats in courses.items():
         look = style(list(courses), name, reference) | {"markevery": []}
         epochs, mean, spread = mean_course(list(repeats))
@@ -67,8 +67,8 @@ def convergence_figure(courses: Mapping[str, Sequence[Course]], *, reference: st
         axes.axhline(best, color=MUTED, linewidth=1, linestyle=":", label=f"best of {reference}: {best:.3f}", zorder=1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.grid(axis="y", color=RULE, linewidth=0.6)
-    _legend_below(axes)
-    return _svg(figure)
+    legend_below(axes)
+    return as_svg(figure)
 
 
 def robustness_figure(answers: Mapping[str, Sequence[pd.DataFrame]], *, reference: str) -> str:
@@ -77,7 +77,7 @@ def robustness_figure(answers: Mapping[str, Sequence[pd.DataFrame]], *, referenc
     Args:
         answers: of each encoder, a table a repeat, as `perturbed_answers` gives them.
     """
-    figure, axes = _plain(6.9, 4.2, "", "Relative change of the probability (%)")
+    figure, axes = plain_axes(6.9, 4.2, "", "Relative change of the probability (%)")
     names, ways = list(answers), list(dict.fromkeys(next(iter(answers.values()))[0]["perturbation"]))
     width = 0.8 / len(names)
     ends = []
@@ -108,8 +108,8 @@ def robustness_figure(answers: Mapping[str, Sequence[pd.DataFrame]], *, referenc
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=":", zorder=1)
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
-    _legend_below(axes)
-    return _svg(figure)
+    legend_below(axes)
+    return as_svg(figure)
 
 
 def style(names: Sequence[str], name: str, reference: str) -> dict[str, Any]:

@@ -43,8 +43,8 @@ def roc_figure(
         axes.plot(x, y, label=labels[output], **_line(rank))
     for shape, (name, (specificity, sensitivity)) in zip("osD^v", points.items(), strict=False):
         axes.plot(1 - specificity, sensitivity, label=name, **_marker() | {"marker": shape})
-    _legend_below(axes)
-    return _svg(figure)
+    legend_below(axes)
+    return as_svg(figure)
 
 
 def precision_recall_figure(cases: Mapping[str, Cases], *, labels: Mapping[str, str]) -> str:
@@ -55,8 +55,8 @@ def precision_recall_figure(cases: Mapping[str, Cases], *, labels: Mapping[str, 
         axes.plot(recall, precision, drawstyle="steps-post", label=labels[output], **_line(rank))
     first = next(iter(cases.values()))
     axes.axhline(first.y.mean(), color=MUTED, linewidth=1, linestyle=":", label="guessing", zorder=1)
-    _legend_below(axes)
-    return _svg(figure)
+    legend_below(axes)
+    return as_svg(figure)
 
 
 def reliability_figure(curves: Mapping[str, Sequence[Bin]]) -> str:
@@ -72,13 +72,13 @@ def reliability_figure(curves: Mapping[str, Sequence[Bin]]) -> str:
         share = np.array([part.n for part in curve]) / sum(part.n for part in curve)
         axes.plot(x, y, color=color, linestyle=style, linewidth=1.6, label=name, zorder=4)
         axes.scatter(x, y, s=12 + 400 * share, color=color, alpha=0.55, linewidths=0, zorder=5)
-    _legend_below(axes)
-    return _svg(figure)
+    legend_below(axes)
+    return as_svg(figure)
 
 
 def score_figure(cases: Cases, *, threshold: float | None) -> str:
     """Draw how the scores of positives and negatives are spread, twenty bins, with the threshold."""
-    figure, axes = _plain(4.6, 3.4, "Score", "Cases")
+    figure, axes = plain_axes(4.6, 3.4, "Score", "Cases")
     bins = np.linspace(0, 1, 21)
     for value, name, color in ((0, "labelled negative", FIRST), (1, "labelled positive", SECOND)):
         scores = cases.score[cases.y == value]
@@ -88,14 +88,14 @@ def score_figure(cases: Cases, *, threshold: float | None) -> str:
         axes.axvline(threshold, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), label=f"threshold {threshold:.3f}")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-    _legend_below(axes)
-    return _svg(figure)
+    legend_below(axes)
+    return as_svg(figure)
 
 
 def interval_figure(intervals: Mapping[str, Interval], *, axis: str, reference: float | None = None) -> str:
     """Draw one dot and its interval a row, from the top down; `reference` is a vertical line, such as no difference."""
     rows = [(name, interval) for name, interval in intervals.items() if interval.value == interval.value]
-    figure, axes = _plain(4.6, 0.8 + 0.36 * max(len(rows), 1), axis, "")
+    figure, axes = plain_axes(4.6, 0.8 + 0.36 * max(len(rows), 1), axis, "")
     if reference is not None:
         axes.axvline(reference, color=MUTED, linewidth=1, linestyle=":")
     for height, (_, interval) in enumerate(rows):
@@ -106,7 +106,7 @@ def interval_figure(intervals: Mapping[str, Interval], *, axis: str, reference: 
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=RULE, linewidth=0.6)
     axes.spines["left"].set_visible(False)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 class Curve(NamedTuple):
@@ -136,7 +136,7 @@ def history_figure(
         limits: of the vertical axis; as the values lie where None.
         wide: half as wide again.
     """
-    figure, axes = _plain(6.9 if wide else 4.6, 2.7 if len(curves) == 1 and level is None else 3.1, x, y)
+    figure, axes = plain_axes(6.9 if wide else 4.6, 2.7 if len(curves) == 1 and level is None else 3.1, x, y)
     for rank, (name, curve) in enumerate(curves.items()):
         mean = Curve(*_running_mean(*curve))
         line = _line(rank) | {"linewidth": 1.8}
@@ -153,8 +153,8 @@ def history_figure(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.grid(axis="y", color=RULE, linewidth=0.6)
     if len(curves) > 1 or level is not None:
-        _legend_below(axes)
-    return _svg(figure)
+        legend_below(axes)
+    return as_svg(figure)
 
 
 def histogram_figure(values: Floats, *, label: str, marked: Floats, whole: bool = False) -> str:
@@ -166,7 +166,7 @@ def histogram_figure(values: Floats, *, label: str, marked: Floats, whole: bool 
         marked: the values to mark.
         whole: the values are whole numbers.
     """
-    figure, axes = _plain(3.1, 2.1, label, "Volumes")
+    figure, axes = plain_axes(3.1, 2.1, label, "Volumes")
     low, high = float(values.min()), float(values.max())
     largest = max(abs(low), abs(high))
     room = max(0.02 * (high - low), 0.5 if whole else 0)
@@ -179,7 +179,7 @@ def histogram_figure(values: Floats, *, label: str, marked: Floats, whole: bool 
         axes.plot(marked, np.zeros(len(marked)), "|", color=SECOND, markersize=11, markeredgewidth=1.6, clip_on=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=5, min_n_ticks=1))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4, min_n_ticks=1))
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def voxel_figure(edges: Floats, shares: Floats, *, label: str, marks: Mapping[float, str]) -> str:
@@ -191,7 +191,7 @@ def voxel_figure(edges: Floats, shares: Floats, *, label: str, marks: Mapping[fl
         label: of the horizontal axis.
         marks: names of values.
     """
-    figure, axes = _plain(6.4, 2.7, label, "Share of voxels (%)")
+    figure, axes = plain_axes(6.4, 2.7, label, "Share of voxels (%)")
     axes.set_yscale("log")
     if len(shares) > 1:
         low, high = np.maximum(np.percentile(100 * shares, (10, 90), axis=0), SHARE_FLOOR)
@@ -207,8 +207,35 @@ def voxel_figure(edges: Floats, shares: Floats, *, label: str, marks: Mapping[fl
     axes.set_ylim(bottom=SHARE_FLOOR)
     axes.yaxis.set_major_formatter("{x:g}")
     if len(shares) > 1:
-        _legend_below(axes)
-    return _svg(figure)
+        legend_below(axes)
+    return as_svg(figure)
+
+
+def plain_axes(width_in: float, height_in: float, x: str, y: str) -> tuple[Figure, Any]:
+    """A figure of one pair of axes with these labels, without a frame."""
+    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel(x, color=INK)
+    axes.set_ylabel(y, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelcolor=INK)
+    return figure, axes
+
+
+def legend_below(axes: Any) -> None:
+    """The legend under the axes, outside of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as SVG text, the same on every call: no date, ids from a fixed salt."""
+    FigureCanvasSVG(figure)
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "volssl", "svg.fonttype": "path", "font.family": "DejaVu Sans"}):
+        figure.savefig(file, format="svg", metadata={"Date": None}, facecolor="white")
+    return file.getvalue()
 
 
 def _running_mean(steps: Floats, values: Floats) -> tuple[Floats, Floats]:
@@ -220,19 +247,8 @@ def _running_mean(steps: Floats, values: Floats) -> tuple[Floats, Floats]:
     return np.convolve(steps, kernel, mode="valid"), np.convolve(values, kernel, mode="valid")
 
 
-def _plain(width_in: float, height_in: float, x: str, y: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelcolor=INK)
-    return figure, axes
-
-
 def _square(x: str, y: str) -> tuple[Figure, Any]:
-    figure, axes = _plain(4.6, 5.3, x, y)
+    figure, axes = plain_axes(4.6, 5.3, x, y)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.grid(color=RULE, linewidth=0.6)
     return figure, axes
@@ -255,17 +271,3 @@ def _marker() -> dict[str, Any]:
         "markeredgewidth": 2,
         "zorder": 6,
     }
-
-
-def _legend_below(axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as SVG text, the same on every call: no date, ids from a fixed salt."""
-    FigureCanvasSVG(figure)
-    file = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "volssl", "svg.fonttype": "path", "font.family": "DejaVu Sans"}):
-        figure.savefig(file, format="svg", metadata={"Date": None}, facecolor="white")
-    return file.getvalue()

@@ -14,6 +14,7 @@ from torch.nn import functional
 from volssl.contract import InputContract
 from volssl.errors import UserError
 from volssl.transforms.head_box import BoxInfo
+from volssl.transforms.scan_box import scan_box
 from volssl.views.base import Scan
 
 Losses = dict[str, Tensor]
@@ -34,8 +35,6 @@ class Task(ABC):
         contract: what the network is fed.
         box: where the input is cut from a scan: `head` or `foreground`, see `volssl.transforms.scan_box`.
         selection: output that matters most, and the metric by which the best epoch is chosen, on validation.
-        metrics: figures reported for each output.
-        operating_points: rules by which a threshold is chosen on validation.
     """
 
     name: str
@@ -47,8 +46,6 @@ class Task(ABC):
     contract: InputContract
     box: str = "head"
     selection: tuple[str, str]
-    metrics: tuple[str, ...] = ("auc", "average_precision", "brier", "sensitivity", "specificity")
-    operating_points: tuple[str, ...] = ("sensitivity and specificity equal",)
 
     @abstractmethod
     def preprocess(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
@@ -107,6 +104,32 @@ class Task(ABC):
             f"labels: the {known} labelled validation studies are all of one class in {columns}; the best epoch is "
             f"chosen on them: spread the classes with volssl split --stratify {self.label_columns[0]}, or label more"
         )
+
+
+def box_of(scan: Scan, contract: InputContract, *, place: str) -> tuple[Tensor, BoxInfo]:
+    """The box that a contract describes, cut from a scan: (channels, *grid) float32, and where it was cut.
+
+    Args:
+        place: of the box, see `volssl.transforms.scan_box`.
+
+    Raises:
+        ValueError: for a scan of another modality.
+    """
+    if scan.modality != contract.modality:
+        raise ValueError(f"{scan.id}: the task reads {contract.modality}, this scan is {scan.modality}")
+    r, a, s = (mm * n for mm, n in zip(contract.spacing_mm, contract.grid, strict=True))
+    return scan_box(
+        scan.read,
+        shape=scan.shape,
+        spacing_mm=scan.spacing_mm,
+        foreground=scan.foreground,
+        intensity=scan.intensity,
+        modality=scan.modality,
+        place=place,
+        grid=contract.grid,
+        extent_mm=(r, a, s),
+        window_hu=contract.windows_hu or None,
+    )
 
 
 def masked_bce(logits: Tensor, targets: Tensor, *, positive_weight: float = 1.0) -> Tensor:

@@ -13,11 +13,11 @@ from torch import Tensor
 from volssl.contract import InputContract
 from volssl.errors import UserError
 from volssl.progress import say
-from volssl.tasks.base import Losses, Task, masked_bce
+from volssl.tasks.base import Losses, Task, box_of, masked_bce
 from volssl.tasks.slices import check_slices, slice_targets
 from volssl.tasks.targets import Target, target_of
 from volssl.transforms.head_box import BoxInfo, Millimetres, Size
-from volssl.transforms.scan_box import PLACES, scan_box
+from volssl.transforms.scan_box import PLACES
 from volssl.transforms.window import Windows, window_pairs
 from volssl.views.base import MODALITIES, Scan
 
@@ -85,11 +85,6 @@ class Classification(Task):
         if len(set(self.output_names)) < len(self.output_names):
             raise UserError(f"two outputs have one name among {', '.join(self.output_names)}: rename a column or class")
         self.selection = (self.volume_outputs[0], "auc")
-        self.extent_mm: Millimetres = (
-            float(grid[0] * spacing_mm[0]),
-            float(grid[1] * spacing_mm[1]),
-            float(grid[2] * spacing_mm[2]),
-        )
         self.contract = InputContract(
             modality=modality,
             window_hu=tuple(window_pairs(window_hu or WINDOW_HU)) if modality == "CT" else None,
@@ -121,21 +116,7 @@ class Classification(Task):
         Raises:
             ValueError: for a scan of another modality.
         """
-        contract = self.contract
-        if scan.modality != contract.modality:
-            raise ValueError(f"{scan.id}: the task reads {contract.modality}, this scan is {scan.modality}")
-        return scan_box(
-            scan.read,
-            shape=scan.shape,
-            spacing_mm=scan.spacing_mm,
-            foreground=scan.foreground,
-            intensity=scan.intensity,
-            modality=scan.modality,
-            place=self.box,
-            grid=contract.grid,
-            extent_mm=self.extent_mm,
-            window_hu=contract.windows_hu or None,
-        )
+        return box_of(scan, self.contract, place=self.box)
 
     def targets(self, row: pd.Series, info: BoxInfo) -> Tensor:
         """(T,) of 0, 1 and NaN, from the index of each column's class; slices as `slice_targets` says."""

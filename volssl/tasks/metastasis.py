@@ -11,10 +11,9 @@ from torch import Tensor
 
 from volssl.contract import InputContract
 from volssl.errors import UserError
-from volssl.tasks.base import Losses, Task, masked_bce
+from volssl.tasks.base import Losses, Task, box_of, masked_bce
 from volssl.tasks.slices import check_slices, slice_targets
 from volssl.transforms.head_box import BoxInfo, Millimetres, Size
-from volssl.transforms.scan_box import scan_box
 from volssl.views.base import Scan
 
 GRID: Size = (128, 160, 56)
@@ -67,21 +66,7 @@ class Metastasis(Task):
         Raises:
             ValueError: for a scan that is no MR.
         """
-        contract = self.contract
-        if scan.modality != "MR":
-            raise ValueError(f"{scan.id}: metastasis is read from MR, this scan is {scan.modality}")
-        r, a, s = (mm * n for mm, n in zip(contract.spacing_mm, contract.grid, strict=True))
-        return scan_box(
-            scan.read,
-            shape=scan.shape,
-            spacing_mm=scan.spacing_mm,
-            foreground=scan.foreground,
-            intensity=scan.intensity,
-            modality=scan.modality,
-            place=self.box,
-            grid=contract.grid,
-            extent_mm=(r, a, s),
-        )
+        return box_of(scan, self.contract, place=self.box)
 
     def targets(self, row: pd.Series, info: BoxInfo) -> Tensor:
         """(1 + S,) of 0, 1 and NaN; slices as `slice_targets` says."""
