@@ -1,6 +1,6 @@
 """The study: does pretraining help to find hemorrhage on simulated head CT? One command, resumable over hours.
 
-    python examples/study/run.py --out study
+    python examples/study/hemorrhage.py --out study
 
 1. Four cohorts, each of its own seed and so of its own patients: unlabelled and labelled training volumes, validation,
    and a test cohort that nothing else looks at.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -32,7 +33,8 @@ from volssl.simulate.cohort import simulate_cohort
 SCRATCH, OUTPUT = "scratch", "hemorrhage"
 ZOOM = "zoom=[[0.8, 1.1], [0.9, 1.2]]"  # on this grid: benchmarks/views.py says what share of pairs keeps a bleed
 BOXES = ("non_linear=0.0", "outer=0.2")  # HU stay what they are; mostly boxes are hidden
-ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # arm: method, preset, and what its config states otherwise
+Arm = tuple[str, str, tuple[str, ...]]  # method, preset, and what its config states otherwise
+ARMS: dict[str, Arm] = {
     "SimCLR": ("simclr", "", ()),
     "SwAV-med": ("swav", "generic_views", (f"method::views::{ZOOM}",)),
     "SwAV-paper": ("swav", "paper_views", ("method::views::fraction=[0.5, 1.1]",)),
@@ -55,12 +57,13 @@ def main(words: list[str] | None = None) -> None:
     """Run all four parts."""
     chosen = options().parse_args(words)
     out: Path = chosen.out
-    store, labels = cohorts(out, chosen)
+    store, labels = cohorts(out, chosen, simulate_cohort)
     spacing, grid = json.dumps(chosen.spacing), json.dumps(chosen.grid)
     window = f"window_hu={json.dumps(chosen.window)}"
     crops = (f"crop_size={grid}", f"small_crop_size={json.dumps(chosen.small_grid)}")
     look = (f"spacing_mm={spacing}", *crops, window, f"max_epochs={chosen.pretraining_epochs}")
-    runs = {name: pretrained(name, store, out, (*look, *chosen.pretraining)) for name in chosen.arms}
+    look += tuple(chosen.pretraining)
+    runs = {name: pretrained(ARMS[name], store, out / "pretraining" / name, look) for name in chosen.arms}
     task = (
         f"task::grid={grid}",
         f"task::{window}",
@@ -119,8 +122,12 @@ def options() -> argparse.ArgumentParser:
     return given
 
 
-def cohorts(out: Path, chosen: argparse.Namespace) -> tuple[Path, Path]:
-    """Simulate and prepare, each cohort on its side of the split; returns the store and the label table."""
+def cohorts(out: Path, chosen: argparse.Namespace, simulate: Callable[..., Path]) -> tuple[Path, Path]:
+    """Simulate and prepare, each cohort on its side of the split; returns the store and the label table.
+
+    Args:
+        simulate: writes a cohort of so many studies into a folder.
+    """
     sides = {
         "unlabelled": ("train", chosen.unlabelled, 1000),
         "labelled": ("train", chosen.labelled, 2000),
@@ -129,11 +136,14 @@ def cohorts(out: Path, chosen: argparse.Namespace) -> tuple[Path, Path]:
     }
     tables, (spacing_mm, slice_mm) = [], chosen.simulated
     for name, (split, n, seed) in sides.items():
-        folder = simulate_cohort(out / name, n, seed=seed, spacing_mm=spacing_mm, slice_mm=slice_mm)
+        folder = simulate(out / name, n, seed=seed, spacing_mm=spacing_mm, slice_mm=slice_mm)
         patients = pd.read_csv(folder / "patients.csv", dtype=str).assign(split=split)
         patients.to_csv(folder / "patients.csv", index=False)
         if name != "unlabelled":
-            tables.append(pd.read_csv(folder / "labels.csv", dtype=str))
+            table = pd.read_csv(folder / "labels.csv", dtype=str)
+            if "mask" in table:
+                table["mask"] = f"{name}/" + table["mask"]  # from the folder of the joined table
+            tables.append(table)
     store, labels = out / "store", out / "labels.csv"
     if not (store / "manifest.parquet").is_file():
         prepare([out / name for name in sides], store)
@@ -141,10 +151,9 @@ def cohorts(out: Path, chosen: argparse.Namespace) -> tuple[Path, Path]:
     return store, labels
 
 
-def pretrained(name: str, store: Path, out: Path, words: tuple[str, ...]) -> Path:
+def pretrained(arm: Arm, store: Path, run: Path, words: tuple[str, ...]) -> Path:
     """Pretrain an arm, unless it is done; returns its run."""
-    run = out / "pretraining" / name
-    method, preset, stated = ARMS[name]
+    method, preset, stated = arm
     if not (run / "seconds.json").is_file():
         start = time.monotonic()
         pretrain(method, store=store, out=run, preset=preset, resume=run.is_dir(), words=[*words, *stated])
