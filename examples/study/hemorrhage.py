@@ -58,19 +58,8 @@ def main(words: list[str] | None = None) -> None:
     chosen = options().parse_args(words)
     out: Path = chosen.out
     store, labels = cohorts(out, chosen, simulate_cohort)
-    spacing, grid = json.dumps(chosen.spacing), json.dumps(chosen.grid)
-    window = f"window_hu={json.dumps(chosen.window)}"
-    crops = (f"crop_size={grid}", f"small_crop_size={json.dumps(chosen.small_grid)}")
-    look = (f"spacing_mm={spacing}", *crops, window, f"max_epochs={chosen.pretraining_epochs}")
-    look += tuple(chosen.pretraining)
-    runs = {name: pretrained(ARMS[name], store, out / "pretraining" / name, look) for name in chosen.arms}
-    task = (
-        f"task::grid={grid}",
-        f"task::{window}",
-        f"max_epochs={chosen.epochs}",
-        f"train::handlers::1::every={chosen.every}",
-        *chosen.finetuning,
-    )
+    runs = {name: pretrained(ARMS[name], store, out / "pretraining" / name, look(chosen)) for name in chosen.arms}
+    task = task_words(chosen)
     encoders = [SCRATCH, *(f"{name}={run}" for name, run in runs.items())]
     common = {"store": store, "labels": labels, "seeds": chosen.seeds, "split": chosen.split, "workers": chosen.workers}
     robust = {"cases": chosen.cases, "draws": chosen.draws}
@@ -92,6 +81,29 @@ def main(words: list[str] | None = None) -> None:
     table = table5(folders, chosen.split)
     table.to_csv(out / "table5.csv", index=False)
     print(table.to_string(index=False))
+
+
+def look(chosen: argparse.Namespace) -> tuple[str, ...]:
+    """What every pretraining is told."""
+    return (
+        f"spacing_mm={json.dumps(chosen.spacing)}",
+        f"crop_size={json.dumps(chosen.grid)}",
+        f"small_crop_size={json.dumps(chosen.small_grid)}",
+        f"window_hu={json.dumps(chosen.window)}",
+        f"max_epochs={chosen.pretraining_epochs}",
+        *chosen.pretraining,
+    )
+
+
+def task_words(chosen: argparse.Namespace) -> tuple[str, ...]:
+    """What every fine-tuning is told."""
+    return (
+        f"task::grid={json.dumps(chosen.grid)}",
+        f"task::window_hu={json.dumps(chosen.window)}",
+        f"max_epochs={chosen.epochs}",
+        f"train::handlers::1::every={chosen.every}",
+        *chosen.finetuning,
+    )
 
 
 def options() -> argparse.ArgumentParser:

@@ -42,16 +42,9 @@ def main(words: list[str] | None = None) -> None:
     chosen = options().parse_args(words)
     out: Path = chosen.out
     store, labels = cohorts(out, chosen, partial(simulate_brain_mr_cohort, stripped=True))
-    grid, spacing = json.dumps(chosen.grid), json.dumps(chosen.spacing)
-    crops = (f"crop_size={json.dumps(chosen.crop)}", f"small_crop_size={json.dumps(chosen.small_crop)}")
-    look = ("modality=MR", f"spacing_mm={spacing}", *crops, f"max_epochs={chosen.pretraining_epochs}")
-    look += tuple(chosen.pretraining)
-    runs = {name: pretrained(ARMS[name], store, out / "pretraining" / name, look) for name in chosen.arms}
-    task = (f"task::grid={grid}", f"task::spacing_mm={spacing}", f"scored={chosen.scored}", *chosen.finetuning)
-    first = out / "suspects"
-    if not (first / "model.pt").is_file():
-        stage = (*task, f"suspect_epochs={chosen.suspect_epochs}", "max_epochs=1")
-        finetune("metastasis", store=store, labels=labels, out=first, resume=first.is_dir(), words=stage, ranges=False)
+    runs = {name: pretrained(ARMS[name], store, out / "pretraining" / name, look(chosen)) for name in chosen.arms}
+    task = task_words(chosen)
+    first = first_stage(chosen, store, labels)
     compare(
         "metastasis",
         store=store,
@@ -64,8 +57,40 @@ def main(words: list[str] | None = None) -> None:
         draws=chosen.draws,
         workers=chosen.workers,
         out=out / "comparison",
-        words=(*task, f"suspects_path={first.resolve()}", f"max_epochs={chosen.epochs}"),
+        words=(*task, f"suspects_path={first.resolve()}"),
     )
+
+
+def look(chosen: argparse.Namespace) -> tuple[str, ...]:
+    """What every pretraining is told."""
+    return (
+        "modality=MR",
+        f"spacing_mm={json.dumps(chosen.spacing)}",
+        f"crop_size={json.dumps(chosen.crop)}",
+        f"small_crop_size={json.dumps(chosen.small_crop)}",
+        f"max_epochs={chosen.pretraining_epochs}",
+        *chosen.pretraining,
+    )
+
+
+def task_words(chosen: argparse.Namespace) -> tuple[str, ...]:
+    """What every fine-tuning is told."""
+    return (
+        f"task::grid={json.dumps(chosen.grid)}",
+        f"task::spacing_mm={json.dumps(chosen.spacing)}",
+        f"scored={chosen.scored}",
+        f"max_epochs={chosen.epochs}",
+        *chosen.finetuning,
+    )
+
+
+def first_stage(chosen: argparse.Namespace, store: Path, labels: Path) -> Path:
+    """Learn to mark suspects from all masks, unless it is done; returns a run whose first stage it is."""
+    run = Path(chosen.out) / "suspects"
+    if not (run / "model.pt").is_file():
+        words = (*task_words(chosen), f"suspect_epochs={chosen.suspect_epochs}", "max_epochs=1")
+        finetune("metastasis", store=store, labels=labels, out=run, resume=run.is_dir(), words=words, ranges=False)
+    return run
 
 
 def options() -> argparse.ArgumentParser:
