@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
+
+from tests.tiny import split_cohort
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -40,11 +41,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = simulate_cohort(
         tmp_path_factory.mktemp("sim") / "cohort", 16, seed=5, spacing_mm=6.0, slice_mm=9.0, workers=1
     )
-    table = pd.read_csv(folder / "patients.csv")
-    order = {patient: i for i, patient in enumerate(dict.fromkeys(table["patient"]))}
-    share = table["patient"].map(order) / len(order)
-    table["split"] = ["train" if x < 0.6 else "validation" if x < 0.8 else "test" for x in share]
-    table.to_csv(folder / "patients.csv", index=False)
+    split_cohort(folder, train=0.6, validation=0.2)
     return folder
 
 

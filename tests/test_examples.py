@@ -12,13 +12,12 @@ from types import ModuleType
 
 import pytest
 
+from tests.tiny import CROPS, TINY
 from volssl.bundle.config import bundle_config
 from volssl.bundle.export import export_run
 from volssl.bundle.workflow import run_training
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["max_epochs=1", "batch_size=4", "workers=0"]
-CROPS = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]
 
 
 def module_of(path: Path, name: str) -> ModuleType:

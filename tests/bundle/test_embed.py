@@ -14,6 +14,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from tests.scans import noise_scan
+from tests.tiny import CROPS, TINY
 from volssl.bundle.embed import embed_run, middle_crop
 from volssl.bundle.prototypes import grouped
 from volssl.bundle.workflow import finetune, pretrain
@@ -25,16 +26,7 @@ from volssl.methods import SwAV
 from volssl.tensors import load_tensors
 from volssl.views.cropper import Cropper
 
-WORDS = (
-    "max_epochs=1",
-    "batch_size=4",
-    "spacing_mm=[7.0, 7.0, 14.0]",
-    "crop_size=[24, 28, 8]",
-    "small_crop_size=[16, 16, 4]",
-    "workers=0",
-    "method::queue_length=0",
-    "method::prototypes=6",
-)
+WORDS = (*TINY, *CROPS, "method::queue_length=0", "method::prototypes=6")
 
 
 @pytest.fixture(scope="module")

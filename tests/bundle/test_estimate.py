@@ -12,20 +12,14 @@ import torch
 from torch import Tensor
 
 from tests.evaluation.pretraining import TinyEncoder, UnlabelledScans, Wander, labelled, trainer, views_of
+from tests.tiny import CROPS
 from volssl.bundle import estimate as module
 from volssl.bundle.estimate import WARM_UP, StepTimer, bytes_in, estimate, time_of_a_probe, watched_memory
 from volssl.errors import UsageError, UserError
 from volssl.evaluation.online_probe import OnlineProbe
 from volssl.methods.base import Batch, Losses
 
-WORDS = [
-    "max_epochs=30",
-    "batch_size=4",
-    "spacing_mm=[7.0, 7.0, 14.0]",
-    "crop_size=[24, 28, 8]",
-    "small_crop_size=[16, 16, 4]",
-    "workers=0",
-]
+WORDS = ["max_epochs=30", "batch_size=4", "workers=0", *CROPS]
 
 
 class Clock:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from tests.tiny import split_cohort
 from volssl.bundle.evaluate import evaluate_run, load_run
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
@@ -31,11 +32,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four coarse brains: half of the patients for training, a quarter each for validation and test."""
     folder = tmp_path_factory.mktemp("brains") / "cohort"
     simulate_brain_mr_cohort(folder, 24, seed=5, spacing_mm=6.0, slice_mm=9.0, stripped=True, workers=1)
-    table = pd.read_csv(folder / "patients.csv")
-    order = {patient: i for i, patient in enumerate(dict.fromkeys(table["patient"]))}
-    share = table["patient"].map(order) / len(order)
-    table["split"] = ["train" if x < 0.5 else "validation" if x < 0.75 else "test" for x in share]
-    table.to_csv(folder / "patients.csv", index=False)
+    split_cohort(folder, train=0.5, validation=0.25)
     return folder
 
 

@@ -12,6 +12,7 @@ import pytest
 from torch import Tensor
 
 from tests.data.sources import write_nifti
+from tests.tiny import CROPS, TINY
 from volssl.bundle.workflow import pretrain
 from volssl.data import StoredScan, prepare
 from volssl.encoders.file import read_encoder_file
@@ -20,16 +21,7 @@ from volssl.methods import Supervised
 from volssl.methods.base import Batch
 from volssl.views.base import MODALITIES
 
-WORDS = (
-    "modality=CT+MR",
-    "max_epochs=1",
-    "batch_size=4",
-    "spacing_mm=[7.0, 7.0, 14.0]",
-    "crop_size=[24, 28, 8]",
-    "small_crop_size=[16, 16, 4]",
-    "workers=0",
-    "near_duplicates=true",
-)
+WORDS = ("modality=CT+MR", *TINY, *CROPS, "near_duplicates=true")
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from tests.tiny import CROPS, TINY
 from volssl.bundle import training_data, workflow
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved
 from volssl.bundle.evaluate import evaluate_run
@@ -25,15 +26,7 @@ from volssl.engine import MethodTrainer
 from volssl.errors import UserError
 from volssl.tensors import load_tensors, save_tensors
 
-PRETRAINING = (
-    "max_epochs=1",
-    "batch_size=4",
-    "spacing_mm=[7.0, 7.0, 14.0]",
-    "crop_size=[24, 28, 8]",
-    "small_crop_size=[16, 16, 4]",
-    "workers=0",
-    "method::queue_length=0",
-)
+PRETRAINING = (*TINY, *CROPS, "method::queue_length=0")
 FINETUNING = ("max_epochs=1", "batch_size=4", "task::grid=[24, 28, 10]")
 
 

@@ -16,6 +16,7 @@ import typer.main
 
 import volssl
 from tests.data.sources import write_nifti
+from tests.tiny import CROPS, TINY
 from volssl import cli
 from volssl.bundle.next_step import export_line
 from volssl.cli.shared import NOTICE
@@ -27,8 +28,6 @@ COMMANDS = [
     "simulate head-ct", "simulate brain-mr", "prepare", "inspect", "check", "split", "labels", "pretrain", "estimate",
     "finetune", "evaluate", "compare", "embed", "export", "predict", "demo",
 ]  # fmt: skip
-TINY = ["max_epochs=1", "batch_size=4", "workers=0"]
-CROPS = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]
 
 
 def strict_json(text: str) -> object:

@@ -11,11 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.tiny import CROPS, TINY
 from volssl.data import Store
 
 Command = Callable[..., Any]
-TINY = ["max_epochs=1", "batch_size=4", "workers=0"]
-CROPS = ["spacing_mm=[7.0, 7.0, 14.0]", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]
 
 
 def error_of(answer: Any, *, code: int) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny import CROPS
 from volssl.bundle.workflow import pretrain
 from volssl.engine.checkpoint import LAST
 from volssl.errors import UserError
@@ -22,10 +23,8 @@ from volssl.tensors import load_tensors
 WORDS = [
     "max_epochs=3",
     "batch_size=4",
-    "spacing_mm=[7.0, 7.0, 14.0]",
-    "crop_size=[24, 28, 8]",
-    "small_crop_size=[16, 16, 4]",
     "workers=0",
+    *CROPS,
     "method::queue_length=12",
     "method::queue_start_epoch=1",
     "method::freeze_steps=4",

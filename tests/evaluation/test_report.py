@@ -6,9 +6,7 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.pages import CHROMIUM, Elements
 from volssl.errors import UserError
 from volssl.evaluation import course
 from volssl.evaluation.bootstrap import Interval
@@ -26,30 +25,6 @@ from volssl.evaluation.predictions import evaluate_predictions
 from volssl.evaluation.report import ComparisonRow, write_comparison, write_pretrain_report
 
 OUTPUTS = ("hemorrhage", "subdural", "slices")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
-class Elements(HTMLParser):
-    """All start tags with their attributes, and the visible text."""
-
-    def __init__(self, page: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(page.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.words))
-
-    def pictures(self) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag == "img"]
 
 
 def noise(study: str) -> np.ndarray:
