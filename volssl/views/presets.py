@@ -96,7 +96,7 @@ def generic(
     A random crop brought to its size, whose scale varies by a factor of two (large) or three (small); mirror
     images along each axis; brightness and contrast by a fifth; noise. No gamma, no bands.
 
-    It erases what it should keep: both crops hold the lesion in 11 % of the pairs that SwAV compares, on 30 simulated
+    It erases what it should keep: both crops hold the lesion in 10 % of the pairs that SwAV compares, on 40 simulated
     hemorrhages (`benchmarks/views.py`); in 70 % with the sizes and zooms of `MultiCrop`.
 
     Args:
