@@ -299,11 +299,12 @@ def write_parquet(table: pd.DataFrame, path: Path, **facts: str) -> None:
 def summary(metrics: dict[str, Any]) -> Table:
     """The figures for the terminal: a row an output, then one a subgroup of the first, each with its interval."""
     counts = f"{metrics['n_studies']} studies of {metrics['n_patients']} patients"
-    shown = Table(title=f"{metrics['split']}: {counts}; 95 % intervals", title_justify="left", box=box.SIMPLE)
+    title = f"{metrics['split']}: {counts}; 95 % intervals"
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
     columns = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
-    shown.add_column("output", no_wrap=True)
+    shown.add_column("output", overflow="fold")  # the one whose width is anyone's; a cut figure would be a wrong one
     for name in ("positive", *columns.values()):
-        shown.add_column(name, justify="right", no_wrap=True)
+        shown.add_column(name, justify="right", no_wrap=True, min_width=16 if name in columns.values() else None)
     for name, figures in metrics["outputs"].items():
         cells = [with_interval(figures["metrics"].get(column)) for column in columns]
         shown.add_row(name, f"{figures['positives']}/{figures['n']}", *cells)

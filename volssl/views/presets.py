@@ -97,7 +97,7 @@ def generic(
     images along each axis; brightness and contrast by a fifth; noise. No gamma, no bands.
 
     It erases what it should keep: both crops hold the lesion in 10 % of the pairs that SwAV compares, on 40 simulated
-    hemorrhages (`benchmarks/views.py`); in 70 % with the sizes and zooms of `MultiCrop`.
+    hemorrhages (`benchmarks/views.py`); in 56 % with the sizes and zooms of `MultiCrop`.
 
     Args:
         sizes, counts, spacing_mm, zoom, border, min_overlap, window_hu: as in `MultiCrop`.
