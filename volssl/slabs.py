@@ -106,10 +106,10 @@ class SlabNetwork(nn.Module):
             scores = self.logits(x, chosen)
             return with_highest(scores.new_full((len(x), x.shape[4]), float("nan")).scatter(1, chosen, scores))
         # The slabs of one volume are a batch. Tracing and exporting would take the number of volumes for fixed.
+        volumes = torch.split(x, 1)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if torch.jit.is_tracing() or torch.compiler.is_exporting():  # type: ignore[no-untyped-call]
-                return with_highest(self.whole(x))
-        return torch.cat([with_highest(self.whole(volume)) for volume in torch.split(x, 1)])
+            volumes = (x,) if traced() else volumes
+        return torch.cat([with_highest(self.whole(volume)) for volume in volumes])
 
     def whole(self, x: Tensor) -> Tensor:
         """(B, 1, R, A, S) -> the logits of all slices, (B, S)."""
@@ -139,6 +139,11 @@ class SlabNetwork(nn.Module):
         super().train(mode)
         self.suspects.eval()
         return self
+
+
+def traced() -> bool:
+    """Whether a forward pass is looked on at by `torch.jit.trace`, the exporter to ONNX or `torch.export`."""
+    return bool(torch.jit.is_tracing() or torch.compiler.is_exporting())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def with_highest(slices: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One short line for all tests of bundles: twelve coarse simulated heads, one epoch, exported.
+"""Short lines for all tests of bundles: twelve coarse simulated heads, one epoch, exported; brains; a pretraining.
 
 The voxel sizes are no float32 numbers, so that NIfTI and DICOM disagree on them in the eighth digit.
 """
@@ -10,15 +10,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from volssl.bundle.export import export_run
-from volssl.bundle.workflow import finetune
+from volssl.bundle.workflow import finetune, pretrain
 from volssl.data import prepare
-from volssl.simulate.cohort import simulate_cohort
+from volssl.simulate.cohort import simulate_brain_mr_cohort, simulate_cohort
 
 GRID = (32, 36, 12)
 N = 12
+BRAIN_GRID = (32, 32, 16)
+BRAIN_WORDS = ("max_epochs=1", "suspect_epochs=2", "batch_size=4", "scored=4", "ema=0.5")
+BRAIN_SIZE = (f"task::grid={list(BRAIN_GRID)}", "task::spacing_mm=[6.0, 6.0, 10.0]")
+CROP = (24, 28, 8)
+PRETRAINING = (
+    "max_epochs=1",
+    "batch_size=4",
+    "spacing_mm=[7.0, 7.0, 14.0]",
+    f"crop_size={list(CROP)}",
+    "small_crop_size=[16, 16, 4]",
+    "workers=0",
+    "method::prototypes=6",
+)
 
 
 @dataclass(frozen=True)
@@ -80,3 +94,55 @@ def edited(bundle_copy: Path) -> Callable[[str, str], Path]:
         return bundle_copy
 
     return edit
+
+
+@pytest.fixture(scope="session")
+def brain_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty-four coarse brains: half of the patients for training, a quarter each for validation and test."""
+    folder = tmp_path_factory.mktemp("brains") / "cohort"
+    simulate_brain_mr_cohort(folder, 24, seed=5, spacing_mm=6.0, slice_mm=9.0, stripped=True, workers=1)
+    table = pd.read_csv(folder / "patients.csv")
+    order = {patient: i for i, patient in enumerate(dict.fromkeys(table["patient"]))}
+    share = table["patient"].map(order) / len(order)
+    table["split"] = ["train" if x < 0.5 else "validation" if x < 0.75 else "test" for x in share]
+    table.to_csv(folder / "patients.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def brain_store(brain_cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their store."""
+    folder = tmp_path_factory.mktemp("brains") / "store"
+    prepare([brain_cohort], folder, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def brain_run(brain_cohort: Path, brain_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages of metastasis, one command."""
+    out = tmp_path_factory.mktemp("brains") / "run"
+    labels = brain_cohort / "labels.csv"
+    finetune("metastasis", store=brain_store, labels=labels, out=out, words=[*BRAIN_WORDS, *BRAIN_SIZE])
+    return out
+
+
+@pytest.fixture(scope="session")
+def brain_bundle(brain_run: Path) -> Path:
+    """Its bundle."""
+    export_run(brain_run, brain_run.parent / "bundle")
+    return brain_run.parent / "bundle"
+
+
+@pytest.fixture(scope="session")
+def swav_run(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An epoch of 3D SwAV on the sixteen heads that all tests share."""
+    out = tmp_path_factory.mktemp("swav") / "run"
+    pretrain("swav", store=store, out=out, words=PRETRAINING)
+    return out
+
+
+@pytest.fixture(scope="session")
+def swav_bundle(swav_run: Path) -> Path:
+    """Its bundle."""
+    export_run(swav_run, swav_run.parent / "bundle", formats=["torchscript", "onnx"])
+    return swav_run.parent / "bundle"

@@ -23,6 +23,7 @@ from volssl.contract import InputContract
 from volssl.encoders import DenseNet121, Encoder, PaperDenseNet, SwinUNETR, save_encoder
 from volssl.errors import UserError
 from volssl.heads import TaskNetwork
+from volssl.slabs import SlabNetwork, SuspectNetwork
 
 TINY = (32, 36, 8)
 
@@ -187,6 +188,20 @@ def test_an_encoder_that_monai_does_not_have_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MONAI has no PaperDenseNet"):
         export_stock(tmp_path, tmp_path / "stock.pt")
     assert not (tmp_path / "stock.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "way", "free"),
+    [("torchscript", "scripting", "BRAS"), ("onnx", "tracing", "BRAS"), ("torch-export", "torch.export", "B")],
+)
+@pytest.mark.parametrize("flips", [False, True])
+def test_the_network_of_slabs_in_every_format(name: str, way: str, free: str, flips: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = SlabNetwork(PaperDenseNet(), SuspectNetwork(), flips=flips).eval()
+    artefact, _ = written(name, network, (32, 32, 16), tmp_path)
+    assert (artefact.way, artefact.free) == (way, free)
+    assert artefact.largest_difference < 1e-5
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import yaml
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
 import volssl.bundle.export as export
+import volssl.bundle.packing as packing
 import volssl.bundle.ranges as ranges
 from tests.bundle.conftest import GRID, Line
 from volssl.bundle.export import export_run
@@ -25,6 +26,15 @@ from volssl.heads import TaskNetwork
 from volssl.tensors import load_tensors, save_tensors
 
 SCHEMA_MD5 = "06954cad2cc5d3784e72077ac76f0fc8"
+SHIPPED = ("head_ct_hemorrhage_classification", "brain_mr_metastasis_classification", "volume_pretraining")
+PARTS = (
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/inference.yaml",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+)
 RECIPES = Path(__file__).resolve().parents[2] / "bundles"
 
 
@@ -49,11 +59,19 @@ def test_metadata_pass_monais_schema(line: Line, schema: Path) -> None:
     check_schema(line.bundle, schema)
 
 
-@pytest.mark.parametrize("recipe", ["head_ct_hemorrhage_classification", "volume_pretraining"])
+@pytest.mark.parametrize("recipe", SHIPPED)
 def test_a_recipes_metadata_pass_monais_schema_and_list_their_version(recipe: str, schema: Path) -> None:
     check_schema(RECIPES / recipe, schema)
     values = json.loads((RECIPES / recipe / "configs" / "metadata.json").read_text())
     assert values["version"] in values["changelog"]
+
+
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_a_recipe_has_the_files_that_the_model_zoo_asks_for(recipe: str) -> None:
+    assert [name for name in PARTS if not (RECIPES / recipe / name).is_file()] == []
+    inference = yaml.safe_load((RECIPES / recipe / "configs" / "inference.yaml").read_text())
+    assert config_findings(inference) == []
+    assert {"bundle_root", "device", "network_def", "inferer", "output_dir", "dataset_dir"} <= set(inference)
 
 
 @pytest.mark.parametrize("exported", [True, False])
@@ -247,4 +265,4 @@ def test_the_figures_of_other_weights_are_not_taken(run_copy: Path, tmp_path: Pa
     (run_copy / "test").mkdir()
     stale = {"split": "test", "n_studies": 4, "n_patients": 3, "outputs": {}, "model_sha256": "0" * 64}
     (run_copy / "test" / "metrics.json").write_text(json.dumps(stale))
-    assert export.evaluation_of(run_copy) is None
+    assert packing.evaluation_of(run_copy) is None

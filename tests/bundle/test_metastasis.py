@@ -10,46 +10,34 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow, ckpt_export, create_workflow, load, verify_net_in_out
 from sklearn.metrics import roc_auc_score
 
-from tests.tiny import split_cohort
+from tests.bundle.conftest import BRAIN_GRID, BRAIN_SIZE, BRAIN_WORDS
 from volssl.bundle.evaluate import evaluate_run, load_run
-from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.suspects import SuspectTraining
 from volssl.bundle.workflow import finetune
-from volssl.data import Store, prepare
+from volssl.data import Store
 from volssl.errors import UsageError, UserError
-from volssl.simulate.cohort import simulate_brain_mr_cohort
 from volssl.tensors import load_tensors, save_tensors
 
-WORDS = ["max_epochs=1", "suspect_epochs=2", "batch_size=4", "scored=4", "ema=0.5"]
-GRID = ["task::grid=[32, 32, 16]", "task::spacing_mm=[6.0, 6.0, 10.0]"]
+WORDS, GRID = BRAIN_WORDS, BRAIN_SIZE
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty-four coarse brains: half of the patients for training, a quarter each for validation and test."""
-    folder = tmp_path_factory.mktemp("brains") / "cohort"
-    simulate_brain_mr_cohort(folder, 24, seed=5, spacing_mm=6.0, slice_mm=9.0, stripped=True, workers=1)
-    split_cohort(folder, train=0.5, validation=0.25)
-    return folder
+def cohort(brain_cohort: Path) -> Path:
+    return brain_cohort
 
 
 @pytest.fixture(scope="module")
-def brains(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Their store."""
-    folder = tmp_path_factory.mktemp("store") / "store"
-    prepare([cohort], folder, workers=1)
-    return folder
+def brains(brain_store: Path) -> Path:
+    return brain_store
 
 
 @pytest.fixture(scope="module")
-def run(cohort: Path, brains: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One command."""
-    out = tmp_path_factory.mktemp("runs") / "run"
-    finetune("metastasis", store=brains, labels=cohort / "labels.csv", out=out, words=[*WORDS, *GRID])
-    return out
+def run(brain_run: Path) -> Path:
+    return brain_run
 
 
 def test_the_second_stage_looks_at_the_best_epoch_of_the_first_and_leaves_it_alone(run: Path) -> None:
@@ -105,15 +93,63 @@ def test_slices_and_studies_are_evaluated_with_intervals_by_patient(cohort: Path
     assert np.allclose(table["p_metastasis"], [max(cell) for cell in table["p_slices"]], atol=1e-6)
 
 
-def test_a_bundle_answers_for_a_file_as_the_runs_network_does(cohort: Path, run: Path, tmp_path: Path) -> None:
-    export_run(run, tmp_path / "bundle")
+def test_a_bundle_answers_for_a_file_as_the_runs_network_does(
+    cohort: Path, run: Path, brain_bundle: Path, tmp_path: Path
+) -> None:
     table = pd.read_parquet(run / "test" / "predictions.parquet")
     volumes = sorted((cohort / "volumes").glob("*.nii.gz"))
-    answers = predict_studies(tmp_path / "bundle", volumes, tmp_path / "answers")
+    answers = predict_studies(brain_bundle, volumes, tmp_path / "answers")
     found = [one.content["volume"]["metastasis"] for one in answers]
     assert all(np.abs(np.array(found) - p).min() < 1e-5 for p in table["p_metastasis"])
     scan = nibabel.load(volumes[0])
     assert len(answers[0].content["slices"]) == scan.shape[2]
+
+
+def test_monai_checks_verifies_and_exports_the_bundle(
+    cohort: Path, run: Path, brain_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    configs = brain_bundle / "configs"
+    given = {"config_file": str(configs / "inference.yaml"), "meta_file": str(configs / "metadata.json")}
+    study = sorted((cohort / "volumes").glob("*.nii.gz"))[0]
+    places = {"bundle_root": str(brain_bundle), "dataset_dir": [str(study)], "output_dir": "answers"}
+    workflow = create_workflow(**given, workflow_type="inference", **places)
+    assert workflow.check_properties() == []
+    workflow.run()
+    (answer,) = (json.loads(path.read_text()) for path in Path("answers").glob("*.json"))
+    (ours,) = predict_studies(brain_bundle, [study], tmp_path / "ours")
+    assert answer["volume"]["metastasis"] == pytest.approx(ours.content["volume"]["metastasis"], abs=1e-6)
+
+    verify_net_in_out("network_def", **given, device="cpu")
+    network, image = load_run(run).network, torch.rand(1, 1, *BRAIN_GRID)
+    state = load(brain_bundle.name, bundle_dir=brain_bundle.parent, workflow_type="inference", device="cpu")
+    assert state.keys() == network.state_dict().keys()
+    ckpt_export(filepath="model.ts", bundle_root=str(brain_bundle), **given)
+    with torch.no_grad():
+        assert torch.equal(torch.jit.load("model.ts")(image), network(image))
+
+
+def test_the_training_and_the_evaluation_of_the_bundle_miss_no_property(
+    cohort: Path, brains: Path, run: Path, brain_bundle: Path, tmp_path: Path
+) -> None:
+    places = {
+        "bundle_root": str(brain_bundle),
+        "dataset_dir": str(brains),
+        "labels": str(cohort / "labels.csv"),
+        "suspects_path": str(run),
+    }
+    out = {name: str(tmp_path / name) for name in ("trained", "evaluated")}
+    files = [str(brain_bundle / "configs" / f"{name}.yaml") for name in ("train", "evaluate")]
+    training = ConfigWorkflow(files[0], workflow_type="train", logging_file=False, output_dir=out["trained"], **places)
+    training.initialize()
+    assert training.check_properties() == []
+    evaluation = ConfigWorkflow(files, workflow_type="train", logging_file=False, output_dir=out["evaluated"], **places)
+    evaluation.initialize()
+    assert evaluation.check_properties() == []
+    evaluation.run()
+    theirs = pd.read_parquet(tmp_path / "evaluated" / "predictions.parquet")
+    evaluate_run(run, store=brains, labels=cohort / "labels.csv", split="test", out=tmp_path / "ours")
+    pd.testing.assert_frame_equal(theirs, pd.read_parquet(tmp_path / "ours" / "predictions.parquet"))
 
 
 def test_another_run_takes_the_suspects_over_and_knows_whose_scans_they_saw(

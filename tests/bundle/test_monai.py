@@ -18,7 +18,7 @@ from volssl.bundle.config import bundle_folder
 from volssl.bundle.evaluate import evaluate_run, load_run
 from volssl.errors import user_error_in
 
-TASK_RECIPES = ("head_ct_hemorrhage_classification", "volume_classification")
+TASK_RECIPES = ("head_ct_hemorrhage_classification", "volume_classification", "brain_mr_metastasis_classification")
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,8 @@ from volssl.data.training import TrainingScans
 from volssl.methods import SwAV
 from volssl.methods.base import Method, Progress
 
-NAMES = sorted(p.stem for p in (bundle_folder("volume_pretraining") / "configs").glob("*.yaml") if p.stem != "base")
+CONFIGS = (bundle_folder("volume_pretraining") / "configs").glob("*.yaml")
+NAMES = sorted(path.stem for path in CONFIGS if path.stem not in ("base", "inference"))
 SIZES: dict[str, Any] = {
     "crop_size": [24, 24, 8],
     "small_crop_size": [16, 16, 4],

@@ -1,4 +1,4 @@
-"""What a bundle answers for a study: probabilities, what was done to the scan, how it is unlike the training data."""
+"""What a bundle answers for a study: probabilities or a feature, what was done to the scan, how it is unlike others."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class AnswerWriter:
         for failure in failures:
             self.keys.enter(failure.study)
         refused = [(self.keys.of(failure.study), failure.reason) for failure in failures]
-        write_text(self.output_dir / TABLE, table(self.answers, refused, self.facts.labels))
+        write_text(self.output_dir / TABLE, table(self.answers, refused, self.facts))
         self.keys.fold()
         self.show()
         answered = f"{counted(len(self.answers), 'volume')} answered in {self.output_dir}"
@@ -149,8 +149,8 @@ class AnswerWriter:
     def show(self) -> None:
         """Say each answer's key, its study as the user named it, and the probabilities for the volume."""
         for one in self.answers[:SHOWN]:
-            probabilities = "  ".join(f"{label} {value:.3f}" for label, value in one.content["volume"].items())
-            say(f"{one.path.stem}  {one.study}  {probabilities}")
+            told = "  ".join(f"{label} {value:.3f}" for label, value in one.content.get("volume", {}).items())
+            say(f"{one.path.stem}  {one.study}  {told or f'{self.facts.dim} features'}")
             for warning in one.content["warnings"]:
                 say(f"  warning: {warning}")
         if len(self.answers) > SHOWN:
@@ -160,7 +160,7 @@ class AnswerWriter:
 
 def answer(
     facts: BundleFacts,
-    probabilities: Tensor,
+    pred: Tensor,
     *,
     volume: Volume,
     info: BoxInfo,
@@ -171,7 +171,7 @@ def answer(
     """The answer for a volume as plain JSON values.
 
     Args:
-        probabilities: (labels + slices,), as the network's columns stand.
+        pred: (labels + slices,) probabilities, as the network's columns stand; or a feature (dim,).
         info: where the network looked.
         study: its key.
         scan: what was measured of it, for the training ranges.
@@ -179,20 +179,29 @@ def answer(
     """
     distance = space.distance(scan.feature) if space and scan.feature is not None else None
     warnings = unlike_training(facts, info, scan, distance)
-    named = list(zip(facts.labels, probabilities[: len(facts.labels)].tolist(), strict=True))
     return {
         "notice": f"{RESEARCH} {ORIGINS[facts.simulated]}",
         "model": {"name": facts.name, "version": facts.version, "weights_sha256": facts.weights_sha256},
         "study": study,
-        "volume": dict(named[: facts.volume]),
-        "types": dict(named[facts.volume :]),
-        "slices": slices(probabilities[len(facts.labels) :], volume, info) if facts.slices else [],
+        **answered(facts, pred, volume, info),
         "in_training_range": not warnings if facts.ranges else (None if not warnings else False),
         "warnings": warnings,
         "distance": None
         if distance is None or not facts.ranges
         else {"value": distance, "usual": facts.ranges.distance},
         "preprocessing": preprocessing(facts, volume, info),
+    }
+
+
+def answered(facts: BundleFacts, pred: Tensor, volume: Volume, info: BoxInfo) -> dict[str, Any]:
+    """The network's columns under their names; of a bundle that embeds, the feature."""
+    if facts.dim:
+        return {"embedding": pred.tolist()}
+    named = list(zip(facts.labels, pred[: len(facts.labels)].tolist(), strict=True))
+    return {
+        "volume": dict(named[: facts.volume]),
+        "types": dict(named[facts.volume :]),
+        "slices": slices(pred[len(facts.labels) :], volume, info) if facts.slices else [],
     }
 
 
@@ -230,7 +239,8 @@ def source_slices(probabilities: Tensor, info: BoxInfo) -> list[float | None]:
 
 def preprocessing(facts: BundleFacts, volume: Volume, info: BoxInfo) -> dict[str, Any]:
     """What was done to the scan, in numbers and in words."""
-    contract, windows = facts.contract, facts.contract.windows_hu
+    contract = facts.contract
+    windows = contract.windows_hu if volume.modality == "CT" else ()
     shown = [{"center": center, "width": width} for center, width in windows]
     middle = [(first + last - 1) / 2 for first, last in info.box]  # voxel i has its center at i
     grid = "×".join(map(str, info.grid))
@@ -265,21 +275,26 @@ def placing(box: str, info: BoxInfo) -> str:
     """How the box was placed, in words."""
     if box == "foreground":
         return "box placed about the middle of what is not air"
+    if box == "middle":
+        return "box placed about the middle of what is not air, within the scan where it fits in"
     if info.plausible:
         return "head found and boxed from its vertex, without landmarks"
     return "box placed, although no whole head was found"
 
 
-def table(answers: Sequence[Answer], refused: Sequence[tuple[str, str]], labels: Sequence[str]) -> str:
+def table(answers: Sequence[Answer], refused: Sequence[tuple[str, str]], facts: BundleFacts) -> str:
     """A CSV: a row a volume, then a row a study without an answer: its key and why."""
     text = io.StringIO()
-    columns = ["study", "answer", *labels, "in_training_range", "warnings", "failure"]
+    features = [f"feature_{index}" for index in range(facts.dim)]
+    columns = ["study", "answer", *facts.labels, "in_training_range", "warnings", "failure", *features]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for one in answers:
         content = one.content
         row = {"study": content["study"], "answer": one.path.name, "in_training_range": content["in_training_range"]}
-        writer.writerow(row | content["volume"] | content["types"] | {"warnings": "; ".join(content["warnings"])})
+        told = dict(zip(features, content["embedding"], strict=True)) if facts.dim else {}
+        told |= content.get("volume", {}) | content.get("types", {})
+        writer.writerow(row | told | {"warnings": "; ".join(content["warnings"])})
     for key, reason in refused:
         writer.writerow({"study": key, "failure": reason})
     return text.getvalue()

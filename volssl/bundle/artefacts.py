@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from volssl.bundle.card import with_formats
 from volssl.bundle.metadata import METADATA, SECTION, read_metadata
 from volssl.contract import InputContract
 from volssl.encoders.base import Size
 from volssl.errors import UserError
 from volssl.files import write_text
 
-SAME = 1e-4  # largest difference of a logit from the eager network's
+SAME = 1e-4  # largest difference of an output from the eager network's
 OPSET = 17  # of ONNX
 LEAST_PARTS = 3  # strides along an axis from which `torch.export` keeps it free: from 1 to 2 parts its slices change
 MOST = 1024  # voxels along an axis, and volumes of a batch, that `torch.export` is told of
@@ -43,7 +44,7 @@ class Artefact:
         way: that it was made in: scripting, tracing or torch.export.
         free: the dimensions of the input, of B, R, A, S, that may differ from the grid's.
         compared_at: shapes (B, C, R, A, S) at which it answered as the eager network.
-        largest_difference: of a logit, over these.
+        largest_difference: of an output, over these.
         sha256: of the file.
     """
 
@@ -53,12 +54,12 @@ class Artefact:
     largest_difference: float
     sha256: str
 
-    def sentence(self, name: str) -> str:
-        """For the card and the terminal."""
+    def sentence(self, name: str, output: str = "logits") -> str:
+        """For the card."""
         free = f"free along {', '.join(self.free)}" if self.free else "of this size alone"
         grid = "×".join(map(str, self.compared_at[0]))
         return (
-            f"`{name}`, by {self.way}: input (B, C, R, A, S) of {grid}, {free}; output: logits, as the network's to "
+            f"`{name}`, by {self.way}: input (B, C, R, A, S) of {grid}, {free}; output: {output}, as the network's to "
             f"{self.largest_difference:.0e}"
         )
 
@@ -87,9 +88,9 @@ def add_artefacts(bundle: Path, network: nn.Module, contract: InputContract, nam
     write_text(bundle / METADATA, json.dumps(metadata, indent=2) + "\n")
     if made:
         card = bundle / "docs" / "README.md"
-        lines = [f"- {artefact.sentence(name)}" for name, artefact in made.items()]
-        section = "## Other formats\n\nThe network alone, without preprocessing:\n\n" + "\n".join(lines)
-        write_text(card, card.read_text().replace("## Limitations", f"{section}\n\n## Limitations", 1))
+        output = "features" if metadata[SECTION]["dim"] else "logits"
+        lines = [f"- {artefact.sentence(name, output)}" for name, artefact in made.items()]
+        write_text(card, with_formats(card.read_text(), lines))
     return refused
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from volssl.bundle.answers import RESEARCH
@@ -22,6 +22,9 @@ LICENCES = {
     None: "What the weights were trained on is not recorded. Who exported the bundle states it here, before passing it "
     "on.\n",
 }
+MARK = re.compile(r"<!-- (?P<name>\w+) -->.*?<!-- /(?P=name) -->", re.DOTALL)  # a part that is filled in
+BEHIND_FORMATS = "## Limitations"
+OTHER_FORMATS = re.compile(rf"^## Other formats\n.*?(?=^{BEHIND_FORMATS})", re.DOTALL | re.MULTILINE)
 NO_DATA = "No data come with this bundle."
 METRICS = {
     "auc": "AUC",
@@ -31,7 +34,9 @@ METRICS = {
 }
 
 
-def model_card(recipe: str, facts: BundleFacts, figures: Mapping[str, Any] | None, patients: int) -> str:
+def model_card(
+    recipe: str, facts: BundleFacts, figures: Mapping[str, Any] | None, patients: int, *, marked: bool = False
+) -> str:
     """Fill in the recipe's card.
 
     Args:
@@ -39,6 +44,7 @@ def model_card(recipe: str, facts: BundleFacts, figures: Mapping[str, Any] | Non
         facts: of the weights.
         figures: what `volssl evaluate` wrote, or None.
         patients: whose scans the weights saw.
+        marked: leave the marks of the parts.
     """
     contract = facts.contract
     grid, spacing = "×".join(map(str, contract.grid)), "×".join(f"{mm:g}" for mm in contract.spacing_mm)
@@ -50,17 +56,29 @@ def model_card(recipe: str, facts: BundleFacts, figures: Mapping[str, Any] | Non
         "data": f"{STATUS[facts.simulated]} The weights saw {patients} patients. {seen(facts)}\n\n{NO_DATA}",
         "tensors": f"Input: {counted(contract.channels)} of {contract.modality}, {grid} voxels of {spacing} mm along "
         "right, anterior, superior.\n\n"
-        f"Output: {len(facts.labels) + facts.slices} probabilities: {labels}.",
-        "figures": figure_table(figures, facts.simulated),
+        + (
+            f"Output: a feature of {facts.dim} numbers."
+            if facts.dim
+            else f"Output: {len(facts.labels) + facts.slices} probabilities: {labels}."
+        ),
     }
+    if not facts.dim:
+        parts["figures"] = figure_table(figures, facts.simulated)
+    recipe = OTHER_FORMATS.sub("", recipe)
     for name, text in parts.items():
-        marked = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
-        count = len(marked.findall(recipe))
-        if count != 1:
-            raise ValueError(f"the recipe's card has {count} parts marked {name}; one is needed")
-        start, stop = next(marked.finditer(recipe)).span()
-        recipe = recipe[:start] + text + recipe[stop:]
+        found = [match for match in MARK.finditer(recipe) if match["name"] == name]
+        if len(found) != 1:
+            raise ValueError(f"the recipe's card has {len(found)} parts marked {name}; one is needed")
+        start, stop = found[0].span()
+        shown = f"<!-- {name} -->\n{text}\n<!-- /{name} -->" if marked else text
+        recipe = recipe[:start] + shown + recipe[stop:]
     return recipe
+
+
+def with_formats(card: str, lines: Sequence[str]) -> str:
+    """A card with a section on the files of other formats, a line each."""
+    section = "## Other formats\n\nThe network alone, without preprocessing:\n\n" + "\n".join(lines)
+    return card.replace(BEHIND_FORMATS, f"{section}\n\n{BEHIND_FORMATS}", 1)
 
 
 def counted(channels: int) -> str:

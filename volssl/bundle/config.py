@@ -19,6 +19,7 @@ from monai.utils import optional_import
 from volssl.errors import UsageError, UserError
 
 BASE, PRESETS = "base.yaml", "presets"  # what configs of a folder share; files of other values for one of them
+INFERENCE = "inference.yaml"  # which trains nothing
 SEPARATOR = "::"  # MONAI's own, between the parts of a nested key
 
 
@@ -36,7 +37,7 @@ def bundle_config(bundle: str, name: str, *, preset: str = "") -> list[Path]:
         UserError: where there is none of this name, or no such preset; it lists those there are.
     """
     folder = bundle_folder(bundle) / "configs"
-    known = sorted(path.stem for path in folder.glob("*.yaml") if path.name != BASE)
+    known = sorted(path.stem for path in folder.glob("*.yaml") if path.name not in (BASE, INFERENCE))
     if name not in known:
         raise UserError(f"{name}: no such config in {bundle}{nearest(name, known)}; there are {', '.join(known)}")
     files = [path for path in (folder / BASE, folder / f"{name}.yaml") if path.is_file()]

@@ -28,8 +28,9 @@ class BundleFacts:
         labels: names of the network's columns for the whole volume; what is asked first stands first.
         volume: how many of them are the answer for the volume; the others are of its types.
         slices: how many columns follow, one a slice of the grid from inferior to superior.
+        dim: length of the feature that is the answer of a bundle that embeds; 0 for one that has labels.
         contract: what the network is fed.
-        box: where that is cut from a scan, `head` or `foreground`.
+        box: where that is cut from a scan: `head`, `foreground`, or `middle` for an embedding.
         weights_sha256: of models/model.pt.
         simulated: whether the training data were simulated; None where nobody knows.
         ranges: of the training volumes; None where they were not at hand when the bundle was written.
@@ -41,6 +42,7 @@ class BundleFacts:
     labels: tuple[str, ...]
     volume: int
     slices: int
+    dim: int
     contract: InputContract
     box: str
     weights_sha256: str
@@ -55,6 +57,7 @@ class BundleFacts:
             "labels": list(self.labels),
             "volume": self.volume,
             "slices": self.slices,
+            "dim": self.dim,
             "box": self.box,
             "input_contract": self.contract.as_dict(),
             "weights_sha256": self.weights_sha256,
@@ -105,6 +108,7 @@ def read_facts(bundle: Path) -> BundleFacts:
             labels=tuple(str(label) for label in section["labels"]),
             volume=int(section["volume"]),
             slices=int(section["slices"]),
+            dim=int(section["dim"]),
             box=str(section["box"]),
             contract=InputContract.from_dict(section["input_contract"]),
             weights_sha256=str(section["weights_sha256"]),

@@ -28,6 +28,8 @@ def predict_studies(
 ) -> list[Answer]:
     """Answer for every volume of the studies: a JSON each and one CSV in `out`, which name a study by its key.
 
+    Of a pretraining run's bundle the answer is the encoder's feature.
+
     What runs is what `python -m monai.bundle run` runs of the same bundle, so that the answers are the same. What a key
     stands for is in `paths.csv` and on the terminal, and nowhere else.
 
@@ -47,6 +49,9 @@ def predict_studies(
             or, after all others are answered, for studies that could not be.
     """
     checked = check_bundle(Path(bundle), trust=trust)
+    if checked.facts.dim and (overlay or dicom_sr):
+        asked = "--overlay" if overlay else "--dicom-sr"
+        raise UserError(f"{bundle}: it embeds volumes, and has no output that {asked} could show; leave it out")
     if dicom_sr:
         refuse_reports(checked.facts, research=research_only)
     # Paths as objects: as text they would be looked through for references and expressions.

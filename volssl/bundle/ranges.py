@@ -131,18 +131,25 @@ class FeatureSpace:
 
 
 class PooledFeature:
-    """Keeps the pooled feature of the volume that a network answers for: what its dropout is handed.
+    """Keeps the pooled feature of the volume that a network answers for: what its dropout is handed, or its answer.
 
     Of a network that scores slabs it is the mean over them; of one that also looks at the mirror image, that of the
-    volume as it lies.
+    volume as it lies; an embedding is one itself.
     """
 
     def __init__(self, network: nn.Module) -> None:
         self.seen: list[Tensor] = []
-        self.handle = network.get_submodule("dropout").register_forward_pre_hook(self.see)
+        if hasattr(network, "dropout"):
+            self.handle = network.get_submodule("dropout").register_forward_pre_hook(self.see_input)
+        else:
+            self.handle = network.register_forward_hook(self.see_answer)
 
-    def see(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002  (a hook)
+    def see_input(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:  # noqa: ARG002  (a hook)
         self.seen.append(inputs[0].detach().float().mean(dim=0).cpu())
+
+    def see_answer(self, module: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> None:
+        del inputs
+        self.see_input(module, (answer,))
 
     def take(self) -> Tensor:
         """(dim,) of the volume since the last call."""
@@ -180,8 +187,13 @@ def measure(
     )
 
 
-def learn(training: Sequence[Measured], validation: Sequence[Measured]) -> tuple[TrainingRanges, FeatureSpace | None]:
+def learn(
+    training: Sequence[Measured], validation: Sequence[Measured], *, values: bool = True
+) -> tuple[TrainingRanges, FeatureSpace | None]:
     """The ranges of the training scans, and the space of their features.
+
+    Args:
+        values: whether those in the box have a range: not where some are HU and others are not.
 
     Distances of scans that the network was trained on are smaller than of others. So the validation scans say how far
     is usual: 97.5 % of them are within it, and every training scan.
@@ -197,7 +209,7 @@ def learn(training: Sequence[Measured], validation: Sequence[Measured]) -> tuple
         spacing_mm=span([scan.spacing_mm for scan in training]),
         extent_mm=span([scan.extent_mm for scan in training]),
         volumes=len(training),
-        values={name: spread([scan.values[name] for scan in training]) for name in WHAT},
+        values={name: spread([scan.values[name] for scan in training]) for name in WHAT} if values else {},
         distance=distance,
     ), space
 

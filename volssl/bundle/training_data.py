@@ -1,28 +1,39 @@
-"""What a fine-tuned run learnt from: its ranges and features, kept beside the weights, then in the bundle."""
+"""What a run learnt from: its ranges and features, kept beside the weights, then in the bundle."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from volssl.bundle.config import read_config
-from volssl.bundle.evaluate import FineTuned, labels_for, load_run, weights_hash
+from volssl.bundle.embed import middle_crop
+from volssl.bundle.embedding import EmbeddingNetwork, crop_info
+from volssl.bundle.evaluate import FineTuned, labels_for, load_run
 from volssl.bundle.ranges import FeatureSpace, Measured, PooledFeature, TrainingRanges, learn, measure, span
 from volssl.bundle.simulated import is_simulated
 from volssl.bundle.workflow import CONFIG
+from volssl.contract import InputContract
 from volssl.data import Store
 from volssl.data.training import sides
 from volssl.errors import UserError
+from volssl.evaluation.validation import MODEL
 from volssl.progress import say, track
 from volssl.tensors import load_tensors, save_tensors
+from volssl.transforms.head_box import BoxInfo
+from volssl.views.base import Scan
 
 TRAINING = "training.pt"  # of a run, beside model.pt
+ENCODER = "encoder.pt"  # of a run of pretraining
 MOST_SCANS = 2000  # whose values and features are measured; a range of more is hardly wider
+
+Preprocess = Callable[[Scan], tuple[Tensor, BoxInfo]]
 
 
 @dataclass(frozen=True)
@@ -41,21 +52,37 @@ class TrainingData:
 
 
 def training_data(run: Path, model: FineTuned) -> TrainingData | None:
-    """What the run kept, or what is measured now from its own store and labels; None where these are gone."""
-    kept = run / TRAINING
-    if kept.is_file():
-        values = load_tensors(kept)
-        if values["model_sha256"] == weights_hash(run):
-            space = FeatureSpace(values["mean"], values["precision"]) if "mean" in values else None
-            return TrainingData(values["simulated"], TrainingRanges.from_dict(values["ranges"]), space)
-    config = read_config(run / CONFIG)
-    try:
-        found = measured(model, Path(config["dataset_dir"]), Path(config["labels"]))
-    except UserError as error:
-        say(f"no ranges of the training data, so that nothing is told of scans unlike them: {error}")
-        return None
-    keep(run, found)
-    return found
+    """What a fine-tuned run kept, or what is measured now from its own store and labels; None where these are gone."""
+
+    def look() -> TrainingData:
+        config = read_config(run / CONFIG)
+        store = Store.open(Path(config["dataset_dir"]))
+        labelled = set(labels_for(model.task, store, Path(config["labels"])).index)
+        return measured(
+            model.network, model.task.preprocess, store, labelled, patients=model.facts["patients"], fold=model.fold
+        )
+
+    return kept_or(run, MODEL, look)
+
+
+def encoder_data(
+    run: Path, network: EmbeddingNetwork, contract: InputContract, patients: Collection[str]
+) -> TrainingData | None:
+    """The same for a run of pretraining: all volumes of the encoder's modality of the patients whom it saw."""
+    crop = middle_crop(contract)
+
+    def preprocess(scan: Scan) -> tuple[Tensor, BoxInfo]:
+        image, facts = crop.make(scan)
+        return image, crop_info(scan, facts, contract)
+
+    def look() -> TrainingData:
+        config = read_config(run / CONFIG)
+        store = Store.open(Path(config["dataset_dir"]))
+        rows = store.columns("id", "modality").to_pylist()
+        looked_at = {row["id"] for row in rows if row["modality"] in contract.modality.split("+")}
+        return measured(network, preprocess, store, looked_at, patients=patients, fold=config.get("fold"))
+
+    return kept_or(run, ENCODER, look)
 
 
 def keep_training_data(run: Path) -> None:
@@ -63,12 +90,29 @@ def keep_training_data(run: Path) -> None:
     training_data(run, load_run(run))
 
 
-def keep(run: Path, found: TrainingData) -> None:
+def kept_or(run: Path, weights: str, look: Callable[[], TrainingData]) -> TrainingData | None:
+    """What the run kept of these weights, or what is found now, and kept from now on; None where nothing is found."""
+    sha256 = hashlib.sha256((run / weights).read_bytes()).hexdigest()
+    if (run / TRAINING).is_file():
+        values = load_tensors(run / TRAINING)
+        if values["model_sha256"] == sha256:
+            space = FeatureSpace(values["mean"], values["precision"]) if "mean" in values else None
+            return TrainingData(values["simulated"], TrainingRanges.from_dict(values["ranges"]), space)
+    try:
+        found = look()
+    except UserError as error:
+        say(f"no ranges of the training data, so that nothing is told of scans unlike them: {error}")
+        return None
+    keep(run, found, sha256)
+    return found
+
+
+def keep(run: Path, found: TrainingData, sha256: str) -> None:
     """Leave it in the run; one in a folder that may not be written is said."""
     values: dict[str, Any] = {
         "simulated": found.simulated,
         "ranges": found.ranges.as_dict(),
-        "model_sha256": weights_hash(run),
+        "model_sha256": sha256,
     }
     if found.space is not None:
         values |= {"mean": found.space.mean, "precision": found.space.precision}
@@ -78,23 +122,32 @@ def keep(run: Path, found: TrainingData) -> None:
         say(f"{run / TRAINING}: may not be written; it is measured again when it is needed")
 
 
-def measured(model: FineTuned, path: Path, labels: Path) -> TrainingData:
-    """Measure the labelled scans of the patients that a run saw, and of its validation patients.
+def measured(
+    network: nn.Module,
+    preprocess: Preprocess,
+    store: Store,
+    chosen: Collection[str],
+    *,
+    patients: Collection[str],
+    fold: int | None,
+) -> TrainingData:
+    """Measure the scans of the patients that a run saw, and of its validation patients.
+
+    Args:
+        chosen: ids of the volumes that count: those with a label, or of the encoder's modality.
 
     Raises:
-        UserError: where store or labels are not at hand, or are not those of the run.
+        UserError: the store is not the one of the run.
     """
-    store = Store.open(path)
-    labelled = set(labels_for(model.task, store, labels).index)
-    rows = store.rows.select(["id", "patient", "scanner", "shape", "spacing_mm"]).to_pylist()
-    which = sides(store, model.fold).to_pylist()
-    rows = [row | {"side": side} for row, side in zip(rows, which, strict=True) if row["id"] in labelled]
-    seen = [row for row in rows if row["patient"] in model.facts["patients"]]
-    held = [row for row in rows if row["side"] == "validation" and row["patient"] not in model.facts["patients"]]
+    rows = store.rows.select(["id", "patient", "modality", "scanner", "shape", "spacing_mm"]).to_pylist()
+    which = sides(store, fold).to_pylist()
+    rows = [row | {"side": side} for row, side in zip(rows, which, strict=True) if row["id"] in chosen]
+    seen = [row for row in rows if row["patient"] in patients]
+    held = [row for row in rows if row["side"] == "validation" and row["patient"] not in patients]
     if not seen:
-        raise UserError(f"{path}: holds no labelled scan that the run saw")
-    scans = [measured_scans(model, store, [row["id"] for row in part]) for part in (seen, held)]
-    ranges, space = learn(*scans)
+        raise UserError(f"{store.path}: holds no scan that the run saw, or no label of one")
+    scans = [measured_scans(network, preprocess, store, [row["id"] for row in part]) for part in (seen, held)]
+    ranges, space = learn(*scans, values=len({row["modality"] for row in seen}) == 1)
     spacing = np.array([row["spacing_mm"] for row in seen])
     whole = replace(
         ranges,
@@ -106,16 +159,16 @@ def measured(model: FineTuned, path: Path, labels: Path) -> TrainingData:
 
 
 @torch.no_grad()
-def measured_scans(model: FineTuned, store: Store, ids: Sequence[str]) -> list[Measured]:
+def measured_scans(network: nn.Module, preprocess: Preprocess, store: Store, ids: Sequence[str]) -> list[Measured]:
     """Each scan as prediction measures it: the network answers for one volume after the other."""
     chosen = [ids[place] for place in np.linspace(0, len(ids) - 1, min(len(ids), MOST_SCANS)).astype(int)]
-    device = next(model.network.parameters()).device
-    pooled, found = PooledFeature(model.network), []
+    device = next(network.parameters()).device
+    pooled, found = PooledFeature(network), []
     try:
         for volume_id in track(chosen, "measuring the training data", len(chosen)):
             scan = store.scan(volume_id)
-            image, info = model.task.preprocess(scan)
-            model.network(image[None].to(device))
+            image, info = preprocess(scan)
+            network(image[None].to(device))
             feature = pooled.take()
             found.append(measure(scan.read, info=info, image=image, modality=scan.modality, feature=feature))
     finally:

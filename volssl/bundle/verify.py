@@ -51,6 +51,14 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "studies": "@dataset",
         "network": "@network_def",
     },
+    "volssl.bundle.embedding.EmbeddingNetwork": {"encoder": ANY},
+    "volssl.bundle.embedding.MiddleCropd": {
+        "keys": "image",
+        "modality": "@modality",
+        "grid": "@grid",
+        "spacing_mm": "@spacing_mm",
+        "window_hu": "@window_hu",
+    },
     "volssl.bundle.weights.BundleWeights": {"bundle_root": "@bundle_root", "network": "@network_def"},
     "volssl.data.studies.Studies": {"data": "@dataset_dir", "transform": "@preprocessing", "modality": ANY},
     "volssl.encoders.DenseNet121": {"in_channels": ANY, "init_features": ANY, "growth": ANY, "checkpointing": ANY},
@@ -178,15 +186,16 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor], spa
         size = "×".join(str(n)[:9] for n in contract.grid)
         raise UserError(f"{checked.root}: an input of {size} voxels is none, or more than volssl makes")
     extent_mm = [mm * n for mm, n in zip(contract.spacing_mm, contract.grid, strict=True)]
+    lengths = ("spacing_mm", list(contract.spacing_mm)) if checked.facts.dim else ("extent_mm", extent_mm)
     modality = config["dataset"].get("modality") if isinstance(config.get("dataset"), dict) else None
     if modality == "@modality":
         modality = config.get("modality")
     for name, fed, wanted in (
         ("grid", config.get("grid"), list(contract.grid)),
-        ("extent_mm", config.get("extent_mm"), extent_mm),
+        (lengths[0], config.get(lengths[0]), lengths[1]),
         ("window_hu", config.get("window_hu"), as_list(contract.window_hu or ())),
         ("modality", modality, contract.modality),
-        ("place", config.get("place", "head"), checked.facts.box),
+        ("place", config.get("place", "middle" if checked.facts.dim else "head"), checked.facts.box),
     ):
         if not same(fed, wanted):
             raise UserError(f"{checked.root}: {INFERENCE} feeds {name} {fed}, the weights were trained with {wanted}")
@@ -196,6 +205,10 @@ def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor], spa
     strange = [name for name in {**shapes, **state} if name not in state or shapes.get(name) != state[name].shape]
     if strange:
         raise UserError(f"{checked.root}: {INFERENCE} builds a network that the weights do not fit, at {strange[0]}")
+    if checked.facts.dim and checked.facts.dim != network.encoder.dim:
+        raise UserError(
+            f"{checked.root}: a feature of {checked.facts.dim} numbers, the encoder has {network.encoder.dim}"
+        )
     if space is not None and len(space.mean) != network.encoder.dim:
         raise UserError(f"{checked.root}: {FEATURES} are {len(space.mean)}, the encoder has {network.encoder.dim}")
 

@@ -12,9 +12,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from volssl.bundle.metadata import read_facts
+from volssl.bundle.metadata import METADATA, read_facts
 from volssl.bundle.ranges import FeatureSpace, TrainingRanges
 from volssl.errors import UserError
+from volssl.tasks import Task
 
 WEIGHTS = Path("models") / "model.pt"
 FEATURES = Path("models") / "features.pt"  # mean and precision of the training scans' features
@@ -37,6 +38,28 @@ class BundleWeights:
     def __call__(self, engine: Engine) -> None:
         fill(self.network, read_weights(self.bundle_root), source=self.bundle_root / WEIGHTS)
         self.network.to(engine.state.device)
+
+
+def refuse_other_input(weights: str | Path, task: Task) -> None:
+    """What `evaluate.yaml` asks first: raise a UserError where a task would feed weights otherwise than they know it.
+
+    Args:
+        weights: `models/model.pt` of a bundle. That of a run is fed by the run's own config.
+    """
+    bundle = Path(weights).parent.parent
+    if not (bundle / METADATA).is_file():
+        return
+    trained = read_facts(bundle).contract
+    if trained != task.contract:
+        named = "; ".join(
+            f"{key} {ours}, not {theirs}"
+            for (key, ours), theirs in zip(trained.as_dict().items(), task.contract.as_dict().values(), strict=True)
+            if ours != theirs
+        )
+        raise UserError(
+            f"{weights}: trained with {named}; lay configs/presets/train_shipped.yaml over train.yaml, or give the "
+            "task these values"
+        )
 
 
 def read_weights(bundle: Path) -> dict[str, Tensor]:

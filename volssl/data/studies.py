@@ -64,9 +64,9 @@ class Studies(IterableDataset[dict[str, Any]]):
 
     Args:
         data: a folder with studies in it, a study, or several of either.
-        transform: from a dictionary with `image`, a MetaTensor (1, R, A, S) in RAS, HU for CT, `foreground` and
-            `intensity`.
-        modality: what the network was trained on; another is refused.
+        transform: from a dictionary with `image`, a MetaTensor (1, R, A, S) in RAS, HU for CT, `modality`,
+            `foreground` and `intensity`.
+        modality: what the network was trained on, `CT`, `MR` or `CT+MR`; another is refused.
         files_modality: `CT` or `MR`, what the files are that do not say it; None tells it from the values.
 
     Attributes:
@@ -98,7 +98,9 @@ class Studies(IterableDataset[dict[str, Any]]):
                 continue
             for place, volume in enumerate(volumes):
                 try:
-                    sample = self.transform({"image": as_image(volume), **described(volume)})
+                    sample = self.transform(
+                        {"image": as_image(volume), "modality": volume.modality, **described(volume)}
+                    )
                 # MONAI's Compose makes a RuntimeError of whatever a transform raises
                 except (RuntimeError, ValueError, MemoryError) as error:
                     self.failures.append(Failure(study, first_line(error.__cause__ or error)))
@@ -173,7 +175,7 @@ def read_study(study: Study, *, modality: str, files_modality: str | None = None
         except RefusedError as refusal:
             reasons.append(refusal.sentence)
             continue
-        if volume.modality == modality:
+        if volume.modality in modality.split("+"):
             volumes.append(volume)
         elif source.says_modality or files_modality:
             reasons.append(f"It is {volume.modality} and the bundle was trained on {modality}.")

@@ -1,0 +1,114 @@
+"""`python -m monai.bundle run` on each bundle: it trains, scores and answers, from elsewhere and with other values."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.bundle.conftest import Line
+from volssl.bundle.config import bundle_folder
+from volssl.tensors import load_tensors
+
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bundle, the data that it is run on, and what its answers hold."""
+
+    bundle: Path
+    store: Path
+    cohort: Path
+    answer: str
+
+
+@pytest.fixture(params=["head_ct", "brain_mr", "pretraining"])
+def case(request: pytest.FixtureRequest) -> Case:
+    if request.param == "head_ct":
+        line: Line = request.getfixturevalue("line")
+        return Case(line.bundle, line.store, line.cohort, "volume")
+    fixtures = {
+        "brain_mr": ("brain_bundle", "brain_store", "brain_cohort", "volume"),
+        "pretraining": ("swav_bundle", "store", "cohort", "embedding"),
+    }
+    *names, answer = fixtures[request.param]
+    return Case(*(request.getfixturevalue(name) for name in names), answer)
+
+
+def run(folder: Path, *words: str, launcher: tuple[str, ...] = ()) -> str:
+    """What `monai.bundle run` says, in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    command = [sys.executable, *launcher, "-m", "monai.bundle", "run", *words]
+    threads = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | threads, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def files(folder: Path, *names: str) -> str:
+    return f"--config_file={[str(folder / 'configs' / f'{name}.yaml') for name in names]}"
+
+
+def test_a_bundle_trains_again_with_other_values(case: Case, tmp_path: Path) -> None:
+    given = {"bundle_root": case.bundle, "dataset_dir": case.store, "output_dir": "again", "max_epochs": 2}
+    labels = [f"--labels={case.cohort / 'labels.csv'}"] * (case.answer == "volume")
+    run(tmp_path / "here", files(case.bundle, "train"), *(f"--{key}={value}" for key, value in given.items()), *labels)
+    rows = [json.loads(line) for line in (tmp_path / "here/again/metrics.jsonl").read_text().splitlines()]
+    assert max(row["epoch"] for row in rows if "loss" in row) >= 1
+    assert (tmp_path / "here" / "again" / "encoder.pt").is_file()
+
+
+def test_a_bundle_answers_with_other_values(case: Case, tmp_path: Path) -> None:
+    study = sorted((case.cohort / "volumes").glob("*.nii.gz"))[0]
+    places = [f"--bundle_root={case.bundle}", f"--dataset_dir={study}", "--output_dir=told"]
+    run(tmp_path / "here", files(case.bundle, "inference"), *places)
+    (answer,) = (json.loads(path.read_text()) for path in (tmp_path / "here" / "told").glob("*.json"))
+    assert len(answer[case.answer]) > 0
+    assert (tmp_path / "here" / "told" / "answers.csv").is_file()
+
+
+@pytest.mark.parametrize("kind", ["head_ct", "brain_mr"])
+def test_a_bundle_is_scored_with_other_values(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if kind == "head_ct":
+        line: Line = request.getfixturevalue("line")
+        bundle, store, cohort = line.bundle, line.store, line.cohort
+    else:
+        bundle, store, cohort = (request.getfixturevalue(f"brain_{name}") for name in ("bundle", "store", "cohort"))
+    places = [f"--bundle_root={bundle}", f"--dataset_dir={store}", f"--labels={cohort / 'labels.csv'}"]
+    run(tmp_path / "here", files(bundle, "train", "evaluate"), *places, "--output_dir=scored", "--split=validation")
+    metrics = json.loads((tmp_path / "here" / "scored" / "metrics.json").read_text())
+    assert metrics["split"] == "validation"
+    assert metrics["n_studies"] > 0
+
+
+def test_two_processes_train_as_one(store: Path, tmp_path: Path) -> None:
+    configs = bundle_folder("volume_pretraining")
+    words = [
+        files(configs, "base", "simclr"),
+        f"--dataset_dir={store}",
+        "--output_dir=run",
+        "--max_epochs=1",
+        "--workers=0",
+        "--spacing_mm=[7.0, 7.0, 14.0]",
+        "--crop_size=[24, 28, 8]",
+        "--method::hidden_dim=16",
+    ]
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    run(tmp_path / "two", *words, "--batch_size=2", launcher=launcher)
+    run(tmp_path / "one", *words, "--batch_size=4")
+    found = []
+    for folder in (tmp_path / "two" / "run", tmp_path / "one" / "run"):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found.append([row["loss"] for row in rows if "loss" in row])
+    assert len(found[0]) == len(found[1]) > 0
+    assert found[0][0] == pytest.approx(found[1][0], rel=0.2)  # batch statistics are of two samples instead of four
+    two, one = (load_tensors(tmp_path / name / "run" / "encoder.pt") for name in ("two", "one"))
+    assert two["patients"] == one["patients"]
+    assert all(torch.isfinite(value).all() for value in two["state_dict"].values())
