@@ -11,11 +11,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from tests.tiny import CROPS, TINY
 from volssl.bundle.config import bundle_config
 from volssl.bundle.export import export_run
 from volssl.bundle.workflow import run_training
+from volssl.encoders import load_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,6 +69,30 @@ def test_finetune_on_your_labels_then_run_a_bundle(
     answer = json.loads(next((tmp_path / "answer").glob("*.json")).read_text())
     assert f"{study}: hemorrhage {answer['volume']['hemorrhage']:.3f}" in told
     assert "no medical device" in told
+
+
+def test_add_a_method(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")  # as for a script that is run
+    words = [*TINY, *CROPS[:2], "method::feature_dim=16"]
+    example("add_a_method")(work / "store", words, out=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "vicreg" / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if "loss" in row]
+    for row in steps:
+        terms = 25 * row["invariance"] + 25 * row["variance"] + row["covariance"]
+        assert row["loss"] == pytest.approx(terms, rel=1e-4)
+    assert f"{len(steps)} steps, the loss from {steps[0]['loss']:.2f}" in capsys.readouterr().out
+    assert load_encoder(tmp_path / "vicreg")[1].grid == (24, 28, 8)
+
+
+def test_the_terms_of_the_methods_loss_are_those_worked_out_by_hand() -> None:
+    written = module_of(ROOT / "examples" / "add_a_method.py", "example")
+    rows = torch.tensor([[0.0, 0.0], [2.0, 4.0]])  # variances 2 and 8, covariance 4
+    assert written.covariance(rows).item() == pytest.approx(2 * 4**2 / 2)
+    assert written.lacking_variance(rows).item() == 0
+    half = torch.tensor([[0.0, 0.0], [0.0, 4.0]])  # one feature is constant: it lacks all but the root of 1e-4
+    assert written.lacking_variance(half).item() == pytest.approx((1 - 0.01) / 2)
 
 
 def blocks(text: str, language: str) -> list[str]:
