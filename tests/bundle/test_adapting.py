@@ -14,6 +14,7 @@ from volssl.bundle import frozen
 from volssl.bundle.config import bundle_config, read_config, resolved
 from volssl.bundle.evaluate import evaluate_run, load_run
 from volssl.bundle.export import export_run
+from volssl.bundle.next_step import export_line
 from volssl.bundle.workflow import finetune
 from volssl.data import Store, TrainingScans, join_labels
 from volssl.data.balance import BalancedSamples
@@ -89,6 +90,7 @@ def test_a_probe_is_exported_and_neighbours_are_refused_for_what_they_hold(runs:
     assert (tmp_path / "bundle" / "models" / "model.pt").is_file()
     with pytest.raises(UserError, match="would hold features of the training patients"):
         export_run(runs / "knn", tmp_path / "other")
+    assert export_line(runs / "knn") == ""  # so nobody is sent there
     assert not (tmp_path / "other").exists()
 
 

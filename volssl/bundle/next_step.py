@@ -38,11 +38,17 @@ def finetuning_line(run: Path, store: Path) -> str:
 
 
 def export_line(run: Path) -> str:
-    """`volssl export …` of a fine-tuned run, into a folder called as the bundle of its task."""
+    """`volssl export …` of a fine-tuned run, into a folder called as the bundle of its task; "" for one without a net.
+
+    Neighbours are looked up among the training scans, which no bundle holds.
+    """
     from monai.bundle import ConfigParser
 
     from volssl.bundle.config import read_config
     from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
 
-    name = ConfigParser(read_config(run / CONFIG)).get_parsed_content("task").name
+    config = read_config(run / CONFIG)
+    if config.get("mode") == "knn":
+        return ""
+    name = ConfigParser(config).get_parsed_content("task").name
     return f"volssl export {run} --bundle out/{TASK_BUNDLES[name]}"

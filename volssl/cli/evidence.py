@@ -64,7 +64,8 @@ def evaluate(
     console.print(summary(metrics))
     result(as_json, metrics)
     wrote(out / "report.html", out / "metrics.json", out / "predictions.parquet")
-    then(export_line(run))
+    if line := export_line(run):
+        then(line)
 
 
 @app.command(
