@@ -57,3 +57,34 @@ def test_what_a_level_sees_at_one_place_moves_the_logits_of_its_slices_alone(
     with torch.no_grad():
         moved = (head([level]) - head([other])).abs()[0] > 0
     assert moved.nonzero().flatten().tolist() == list(reached)
+
+
+@pytest.mark.parametrize("join", ["mean", "max"])
+def test_features_of_two_series_are_joined_and_slices_are_those_of_the_first(join: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("PaperDenseNet", settings=SMALL["PaperDenseNet"])
+    plain = TaskNetwork(encoder, types=2, slices=8, dropout=0.0).eval()
+    both = TaskNetwork(encoder, types=2, slices=8, dropout=0.0, join=join).eval()
+    both.load_state_dict(plain.state_dict())
+    first, second = torch.rand(3, 1, 32, 32, 8), torch.rand(3, 1, 32, 32, 8)
+    second[1] = 0
+    with torch.no_grad():
+        logits, alone = both(torch.cat([first, second], dim=1)), plain(first)
+        a, b = encoder.pooled(first), encoder.pooled(second)
+        expected = plain.labels((a + b) / 2 if join == "mean" else torch.maximum(a, b))
+        assert torch.allclose(logits[[0, 2], :3], expected[[0, 2]], atol=1e-5)
+        assert (logits[0, :3] - alone[0, :3]).abs().max() > 1e-3
+        assert torch.allclose(logits[1], alone[1], atol=1e-5)  # one series alone
+        assert torch.allclose(logits[:, 3:], alone[:, 3:], atol=1e-5)
+        assert torch.allclose(both(first), alone)
+
+
+def test_both_series_teach_the_encoder() -> None:
+    torch.manual_seed(0)
+    network = TaskNetwork(
+        build_encoder("PaperDenseNet", settings=SMALL["PaperDenseNet"]), types=0, slices=0, join="mean"
+    )
+    x = torch.rand(2, 2, 32, 32, 8, requires_grad=True)
+    network(x).sum().backward()
+    assert x.grad is not None
+    assert all(x.grad[:, series].abs().max() > 0 for series in (0, 1))

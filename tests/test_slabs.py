@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from volssl.encoders import DenseNet121, PaperDenseNet
 from volssl.methods.segmentation import Segmentation
-from volssl.slabs import SlabNetwork, SuspectNetwork, with_highest
+from volssl.slabs import HeldOut, SlabNetwork, SuspectNetwork, with_highest
 from volssl.views.base import Scan
 
 SHAPE = (2, 1, 16, 20, 7)
@@ -121,3 +121,22 @@ def test_an_even_slab_or_an_encoder_of_several_channels_is_refused() -> None:
     for slab, encoder in encoders:
         with pytest.raises(ValueError, match="odd number of slices and its encoder one channel"):
             SlabNetwork(encoder, SuspectNetwork(), slab=slab)  # type: ignore[arg-type]
+
+
+def test_training_samples_are_marked_by_networks_that_have_not_seen_them(network: SlabNetwork, image: Tensor) -> None:
+    others = [SuspectNetwork(features=(4,) * 6).eval() for _ in range(2)]
+    network.suspects.held_out = HeldOut(others, torch.tensor([1, 0, 1]))
+    index = torch.tensor([1, 2])  # samples of the networks 0 and 1
+    chosen = torch.arange(7).expand(2, 7)
+    with torch.no_grad():
+        for row, other in enumerate(others):
+            part = image[row : row + 1]
+            suspicion = torch.sigmoid(other.voxels(part))
+            slabs = network.slabs(torch.cat([part, suspicion], dim=1), chosen[row : row + 1])
+            expected = network.score(network.encoder.pooled(network.mix(slabs)))[:, 0]
+            found = network.logits(image, chosen, index)[row]
+            assert torch.allclose(found, expected, atol=1e-5)
+            assert not torch.allclose(found, network.logits(image, chosen)[row], atol=1e-5)
+        scored = network.train()(image, index)
+    assert scored.shape == (2, 8)
+    assert not any("held_out" in name for name in network.state_dict())

@@ -70,6 +70,9 @@ class TaskNetwork(nn.Module):
         slices: slices of the grid, inferior to superior, the last columns; 0 leaves them out.
         dropout: on the pooled feature.
         flips: in evaluation mode, give the mean of the logits of a volume and of its left-right mirror image.
+        join: how the pooled features of two series of a study are joined, `mean` or `max`. Each goes through the one
+            encoder, whose batch they share. A mean keeps features of the size of one series', which a study without a
+            second one has; a maximum lets one series say it alone. None looks at one series.
     """
 
     def __init__(
@@ -81,9 +84,10 @@ class TaskNetwork(nn.Module):
         slices: int = 20,
         dropout: float = 0.2,
         flips: bool = False,
+        join: str | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.flips = encoder, flips
+        self.encoder, self.flips, self.join = encoder, flips, join
         self.dropout = nn.Dropout(dropout)
         self.labels = nn.Linear(encoder.dim, volume + types)
         self.slices = (
@@ -91,16 +95,36 @@ class TaskNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, R, A, S) -> logits (B, volume + types + slices)."""
+        """(B, C, R, A, S), or (B, 2 C, R, A, S) where series are joined -> logits (B, volume + types + slices)."""
         if self.flips and not self.training:
             return (self.logits(x) + self.logits(x.flip([2]))) / 2
         return self.logits(x)
 
     def logits(self, x: Tensor) -> Tensor:
         """What the network makes of a volume as it lies."""
-        pyramid = self.encoder(x)
-        labels = self.labels(self.dropout(self.encoder.pool(pyramid)))
-        return labels if self.slices is None else torch.cat([labels, self.slices(pyramid)], dim=1)
+        return self.with_pyramid(x)[0]
+
+    def with_pyramid(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits, and the encoder's pyramid of the first series, whose slices they are."""
+        if self.join is None:
+            pyramid: list[Tensor] = self.encoder(x)
+            feature = self.encoder.pool(pyramid)
+        else:
+            feature, pyramid = self.joined(x)
+        labels = self.labels(self.dropout(feature))
+        logits = labels if self.slices is None else torch.cat([labels, self.slices(pyramid)], dim=1)
+        return logits, pyramid
+
+    def joined(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The feature of two series, (B, dim), and the pyramid of the first; a second one of zeros alone is none."""
+        channels = self.encoder.in_channels
+        first, second = x[:, :channels], x[:, channels:]
+        there = second.flatten(1).any(dim=1)
+        pyramid = self.encoder(torch.cat([first, second[there]]) if there.any() else first)
+        feature, other = self.encoder.pool(pyramid).tensor_split([len(x)])
+        own = feature[there]
+        both = torch.maximum(own, other) if self.join == "max" else (own + other) / 2
+        return feature.index_put((there,), both), [level[: len(x)] for level in pyramid]
 
 
 class NeighbourNetwork(nn.Module):

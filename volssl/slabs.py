@@ -21,6 +21,7 @@ from volssl.encoders.base import Encoder
 MULTIPLE = 16  # of the voxels that the suspects' network takes along each axis, which it halves four times
 RARE = 0.005  # share of voxels that it marks at first, as focal loss begins (Lin et al. 2017): from a half, most of a
 # training would pass until the background is dark
+DARK = log(RARE / (1 - RARE))
 
 
 class SuspectNetwork(nn.Module):
@@ -34,14 +35,22 @@ class SuspectNetwork(nn.Module):
 
     def __init__(self, features: Sequence[int] = (8, 8, 16, 32, 64, 8)) -> None:
         super().__init__()
+        self.settings = {"features": tuple(features)}
         # Groups, unlike single channels, have a variance in a level of one voxel too.
         norm = ("group", {"num_groups": 4})
         self.unet = BasicUNet(3, 1, 1, features=tuple(features), norm=norm)
         self.multiple = MULTIPLE  # TorchScript reads no global
-        nn.init.constant_(self.unet.final_conv.bias, log(RARE / (1 - RARE)))
+        nn.init.constant_(self.unet.final_conv.bias, DARK)
+        self.held_out: HeldOut | None = None  # no part of the network: its weights are not saved
 
-    def voxels(self, x: Tensor) -> Tensor:
-        """(B, 1, R, A, S) -> logits of the same shape, for any size."""
+    def voxels(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+        """(B, 1, R, A, S) -> logits of the same shape, for any size.
+
+        Args:
+            index: (B,) of training samples, which networks that have not seen them mark, where there are such.
+        """
+        if self.held_out is not None and index is not None:
+            return self.held_out.voxels(x, index)
         lacking = [-n % self.multiple for n in x.shape[2:]]
         logits: Tensor = self.unet(functional.pad(x, [0, lacking[2], 0, lacking[1], 0, lacking[0]]))
         return logits[:, :, : x.shape[2], : x.shape[3], : x.shape[4]]
@@ -49,6 +58,27 @@ class SuspectNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, R, A, S) -> logits (B, 1 + S): of the volume, then of its slices from inferior to superior."""
         return with_highest(self.voxels(x).amax(dim=(1, 2, 3)))
+
+
+class HeldOut:
+    """Networks of suspects of which each training sample has one that did not learn from its patient.
+
+    Args:
+        networks: trained on different parts of the training patients.
+        which: (samples,) the place of each sample's network.
+    """
+
+    def __init__(self, networks: Sequence[SuspectNetwork], which: Tensor) -> None:
+        self.networks, self.which = [network.eval().requires_grad_(False) for network in networks], which
+
+    def voxels(self, x: Tensor, index: Tensor) -> Tensor:
+        """(B, 1, R, A, S), of the samples (B,) -> logits of the same shape."""
+        which = self.which.to(index.device)[index]
+        logits = x.new_zeros(x.shape)
+        for place in which.unique().tolist():  # type: ignore[no-untyped-call]
+            rows = which == place
+            logits[rows] = self.networks[place].to(x.device).voxels(x[rows]).to(x.dtype)
+        return logits
 
 
 class SlabNetwork(nn.Module):
@@ -95,15 +125,19 @@ class SlabNetwork(nn.Module):
         self.score = nn.Linear(encoder.dim, 1)
         self.suspects.requires_grad_(False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, index: Tensor | None = None) -> Tensor:
         """(B, 1, R, A, S) -> logits (B, 1 + S): of the volume, then of its slices from inferior to superior.
 
         Slices that a step of training did not score are NaN, and then the volume is.
+
+        Args:
+            index: (B,) of training samples: their suspects are marked by networks that have not seen them, where the
+                first stage has such.
         """
         if self.training:
             count = self.scored if 0 < self.scored < x.shape[4] else x.shape[4]
             chosen = torch.rand(len(x), x.shape[4], device=x.device).argsort(dim=1)[:, :count]
-            scores = self.logits(x, chosen)
+            scores = self.logits(x, chosen, index)
             return with_highest(scores.new_full((len(x), x.shape[4]), float("nan")).scatter(1, chosen, scores))
         # The slabs of one volume are a batch. Tracing and exporting would take the number of volumes for fixed.
         volumes = torch.split(x, 1)
@@ -117,10 +151,10 @@ class SlabNetwork(nn.Module):
         logits = self.logits(x, every)
         return (logits + self.logits(x.flip([2]), every)) / 2 if self.flips else logits
 
-    def logits(self, x: Tensor, chosen: Tensor) -> Tensor:
+    def logits(self, x: Tensor, chosen: Tensor, index: Tensor | None = None) -> Tensor:
         """(B, 1, R, A, S), and the slices of each volume (B, N) -> their logits (B, N)."""
         with torch.no_grad():
-            suspicion = torch.sigmoid(self.suspects.voxels(x))
+            suspicion = torch.sigmoid(self.suspects.voxels(x, index))
         both = self.mix(self.slabs(torch.cat([x, suspicion.to(x.dtype)], dim=1), chosen))
         scores: Tensor = self.score(self.dropout(self.encoder.pool(self.encoder(both))))
         return scores.view_as(chosen)

@@ -61,7 +61,9 @@ def test_groups_are_told_apart_on_the_page_in_the_json_and_on_the_terminal(
         sex: sum(row["sex"] == sex for row in rows) for sex in sorted({row["sex"] for row in rows})
     }
     assert all(figures["small"] for figures in groups["sex"].values())
-    assert "Subgroups" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "Subgroups" in page
+    assert "Grad-CAM (MONAI) at level" in page
     assert "site A (small)" in list(summary(metrics).columns[0].cells)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -20,6 +21,7 @@ from volssl.bundle.suspects import SuspectTraining
 from volssl.bundle.workflow import finetune
 from volssl.data import Store
 from volssl.errors import UsageError, UserError
+from volssl.slabs import HeldOut
 from volssl.tensors import load_tensors, save_tensors
 
 WORDS, GRID = BRAIN_WORDS, BRAIN_SIZE
@@ -57,8 +59,8 @@ def test_a_run_stopped_between_the_stages_goes_on_to_the_same_weights(
     out, labels = tmp_path / "run", cohort / "labels.csv"
     fit = SuspectTraining.fit
 
-    def stopped(stage: SuspectTraining) -> None:
-        fit(stage)
+    def stopped(stage: SuspectTraining, *given: Any) -> None:
+        fit(stage, *given)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SuspectTraining, "fit", stopped)
@@ -215,3 +217,64 @@ def test_a_label_table_without_fitting_masks_has_one_clear_line(
 def test_modes_that_train_no_head_are_refused(cohort: Path, brains: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="take --mode frozen"):
         finetune("metastasis", store=brains, labels=cohort / "labels.csv", out=tmp_path / "run", mode="probe")
+
+
+def test_with_folds_the_second_stage_learns_from_marks_of_networks_that_have_not_seen_the_patient(
+    cohort: Path, brains: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: dict[str, set[int]] = {}
+    forward, fit = HeldOut.voxels, SuspectTraining.fit
+
+    def watched(self: HeldOut, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        held.setdefault("samples", set()).update(index.tolist())
+        return forward(self, x, index)
+
+    monkeypatch.setattr(HeldOut, "voxels", watched)
+    stages: list[SuspectTraining] = []
+    monkeypatch.setattr(SuspectTraining, "fit", lambda stage, *a, **k: (stages.append(stage), fit(stage, *a, **k)))
+    out, labels = tmp_path / "run", cohort / "labels.csv"
+    finetune("metastasis", store=brains, labels=labels, out=out, words=[*WORDS, *GRID, "suspect_folds=2"])
+    assert len(stages) == 3  # all patients, and without each half
+    seen = [set(load_tensors(out / "suspects" / f"fold{k}" / "model.pt")["patients"]) for k in (0, 1)]
+    every = set(load_tensors(out / "suspects" / "model.pt")["patients"])
+    assert seen[0] | seen[1] == every
+    assert not seen[0] & seen[1]
+    stage = stages[0]
+    assert stage.network.held_out is not None
+    for place, patient in zip(stage.network.held_out.which.tolist(), stage.train.patients, strict=True):
+        assert patient not in seen[place]
+    assert len(held["samples"]) >= len(stage.train) // 4 * 4  # an epoch's batches, and nothing of validation
+    first = load_tensors(out / "suspects" / "model.pt")["network"]
+    final = load_tensors(out / "model.pt")["network"]
+    assert {k for k in final if k.startswith("suspects.")} == {f"suspects.{k}" for k in first}
+    assert all(torch.equal(final[f"suspects.{key}"], value) for key, value in first.items())
+
+    words = [*WORDS, *GRID, f"suspects_path={out}", "suspect_folds=2"]
+    finetune("metastasis", store=brains, labels=labels, out=tmp_path / "second", words=words, ranges=False)
+    again = load_tensors(tmp_path / "second" / "model.pt")["network"]
+    assert all(torch.equal(again[key], value) for key, value in final.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [(["suspect_folds=1"], "suspect_folds=1: give 2 or more"), (["suspect_folds=500"], "give fewer")],
+)
+def test_folds_that_cannot_be_are_refused(
+    cohort: Path, brains: Path, tmp_path: Path, words: list[str], match: str
+) -> None:
+    with pytest.raises(UserError, match=match):
+        finetune(
+            "metastasis",
+            store=brains,
+            labels=cohort / "labels.csv",
+            out=tmp_path / "run",
+            words=[*WORDS, *GRID, *words],
+        )
+
+
+def test_folds_are_not_taken_over_from_a_run_that_has_none(
+    cohort: Path, brains: Path, run: Path, tmp_path: Path
+) -> None:
+    words = [*WORDS, *GRID, f"suspects_path={run}", "suspect_folds=2"]
+    with pytest.raises(UserError, match="training scans are of patients whom every network there has seen"):
+        finetune("metastasis", store=brains, labels=cohort / "labels.csv", out=tmp_path / "run", words=words)

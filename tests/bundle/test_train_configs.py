@@ -11,17 +11,27 @@ from volssl.bundle.config import bundle_config, read_config
 from volssl.bundle.workflow import TASK_BUNDLES
 
 # Where a task's config says other, more or less than that of hemorrhage; an entry names all that lies in it too.
+ONLY_HEMORRHAGE = {  # may learn from masks beside its labels, and join two series of a study
+    "label_table::join",
+    "network_def",
+    "train::views::masks",
+    "train::views::scan_of",
+    "train::handlers::3",
+    "validate::views",
+}
 DIFFERENCES = {
     "metastasis": {
+        *ONLY_HEMORRHAGE,
         "output_dir",
         "task",
         "max_epochs",  # each volume shows the network many slabs: half the epochs, of smaller batches
         "batch_size",
         "scored",
-        "network_def",  # of slabs, with its first stage and the patients of that
+        # network_def is of slabs, with its first stage and the patients of that
         "suspects",
         "suspects_path",
         "suspect_epochs",
+        "suspect_folds",
         "first_stage",
         "earlier_patients",
         "imports",
@@ -30,6 +40,7 @@ DIFFERENCES = {
         "validate::dataset::modality",
     },
     "classification": {
+        *ONLY_HEMORRHAGE,
         "output_dir",
         "task",
         "label_table::classes",  # of columns that the user names, where others are required

@@ -19,7 +19,7 @@ from volssl.errors import UserError
 from volssl.evaluation import course
 from volssl.evaluation.bootstrap import Interval
 from volssl.evaluation.evaluation_page import write_report
-from volssl.evaluation.examples import radiological, slices_to_show, worked_examples
+from volssl.evaluation.examples import Looked, radiological, slices_to_show, worked_examples
 from volssl.evaluation.page import grey_picture, number
 from volssl.evaluation.predictions import evaluate_predictions
 from volssl.evaluation.report import ComparisonRow, write_comparison, write_pretrain_report
@@ -380,3 +380,55 @@ def test_a_browser_loads_every_picture_and_nothing_overflows_on_phone_or_desktop
     told = [json.loads(row) for row in re.findall(r"\{\"width.*?\}", shown)]
     expected = [{"width": width, "over": 0, "images": 35, "broken": 0} for width in (400, 1200)]
     assert sorted(told, key=lambda row: row["width"]) == expected
+
+
+def looked(study: str) -> Looked:
+    """Strongest in one voxel of the slice 2, right, posterior; half as strong in one of the slice 4."""
+    values = np.zeros((6, 7, 5))
+    values[5, 0, 1], values[0, 6, 3] = 1.0, 0.5
+    return Looked(values, "by a method in words")
+
+
+def test_what_spoke_for_a_score_is_laid_over_the_slices_where_it_was_strongest(predictions) -> None:
+    names = {output: output for output in OUTPUTS}
+    (example, *_) = worked_examples(
+        predictions, OUTPUTS, names=names, threshold=0.5, image_of=noise, looked_of=looked, of_each=1
+    )
+    assert [part.number for part in example.overlays] == [2, 4]
+    assert [part.score for part in example.overlays] == [example.slices[1].score, example.slices[3].score]
+    assert [part.positive for part in example.overlays] == [example.slices[1].positive, example.slices[3].positive]
+    shown = [np.asarray(Image.open(io.BytesIO(part.picture.content))).astype(int) for part in example.overlays]
+    plain = [np.asarray(Image.open(io.BytesIO(example.slices[at].picture.content))).astype(int) for at in (1, 3)]
+    coloured = [
+        np.argwhere((picture != grey[..., None]).any(axis=2)) for picture, grey in zip(shown, plain, strict=True)
+    ]
+    # right is on the left and anterior up: the last along R is the first column, the first along A the last row
+    assert [each.tolist() for each in coloured] == [[[6, 0]], [[0, 5]]]
+    yellow = np.array([252, 255, 164])  # the upper end of inferno
+    assert shown[0][6, 0] == pytest.approx(0.7 * yellow + 0.3 * plain[0][6, 0], abs=1.5)
+
+
+def test_where_nothing_spoke_for_a_score_the_page_says_so(predictions, tmp_path) -> None:
+    def nothing(study: str) -> Looked:
+        return Looked(np.zeros((6, 7, 5)), "by a method in words")
+
+    page = Elements(evaluation_page(tmp_path / "none", predictions, looked_of=nothing))
+    assert page.text.count("Nothing in the scan spoke for hemorrhage. by a method in words.") == 6
+    assert len(page.pictures()) == 5 + 6 * 5
+    page = Elements(evaluation_page(tmp_path / "some", predictions, looked_of=looked))
+    assert len(page.pictures()) == 5 + 6 * (5 + 2)
+    assert "no outline of a finding" in page.text
+    assert "no outline of a finding" not in Elements(evaluation_page(tmp_path / "off", predictions)).text
+
+
+def test_a_map_of_another_grid_is_refused(predictions) -> None:
+    names = {output: output for output in OUTPUTS}
+    with pytest.raises(ValueError, match=r"looked at is of \(2, 2, 2\) voxels, the image of \(6, 7, 5\)"):
+        worked_examples(
+            predictions,
+            OUTPUTS,
+            names=names,
+            threshold=0.5,
+            image_of=noise,
+            looked_of=lambda _: Looked(np.zeros((2, 2, 2)), ""),
+        )

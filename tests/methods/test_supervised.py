@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from volssl.encoders import Encoder, PaperDenseNet, build_encoder
+from volssl.engine.accumulate import backward
 from volssl.errors import UserError
 from volssl.heads import TaskNetwork
 from volssl.methods import Supervised
-from volssl.tasks import Hemorrhage
+from volssl.tasks import Hemorrhage, Task
 
 SMALL: dict[str, dict[str, Any]] = {
     "PaperDenseNet": {"growth": 2, "init_features": 4, "compress": 2},
@@ -26,11 +29,11 @@ def no_views(scan: object, rng: object) -> dict[str, Tensor]:
     return {}
 
 
-def supervised(encoder: Encoder | None = None, **options: Any) -> Supervised:
+def supervised(encoder: Encoder | None = None, task: Task = TASK, **options: Any) -> Supervised:
     torch.manual_seed(0)
     encoder = encoder or PaperDenseNet(init_features=4, growth=2, compress=2)
     network = TaskNetwork(encoder, volume=1, types=0, slices=0, dropout=0.0)
-    return Supervised(network, task=TASK, views=no_views, **options)
+    return Supervised(network, task=task, views=no_views, **options)
 
 
 def batch(labels: list[float]) -> dict[str, Tensor]:
@@ -123,3 +126,69 @@ def test_a_mirrored_answer_is_the_mean_of_both_and_training_sees_the_scan_as_it_
         torch.testing.assert_close(both(x), both(x.flip(2)))
         assert (plain(x) - plain(x.flip(2))).abs().min() > 1e-6
         assert torch.equal(both.train()(x), plain.train()(x))
+
+
+MARKING = Hemorrhage(grid=(32, 32, 8), types=False, slices=False, segment=True, segment_weight=0.5)
+
+
+def masked_batch() -> dict[str, Tensor]:
+    """Four scans: a mask with a block in it, an empty one, none, and none of a scan without a label."""
+    rows = batch([1.0, 0.0, 1.0, torch.nan])
+    mask = torch.full((4, 1, 32, 32, 8), torch.nan)
+    mask[:2] = 0
+    mask[0, :, 8:16, 8:20, 2:5] = 1
+    return rows | {"mask": mask}
+
+
+def test_what_is_marked_costs_dice_and_cross_entropy_of_the_scans_that_have_a_mask() -> None:
+    method = supervised(task=MARKING).eval()
+    rows = masked_batch()
+    with torch.no_grad():
+        losses = method(rows)
+        p = torch.sigmoid(method.voxels(rows["image"][:2])).double().numpy()
+    y = rows["mask"][:2].double().numpy()
+    cross_entropy = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    dice = 1 - (2 * (p * y).sum() + 1e-5) / (p.sum() + y.sum() + 1e-5)
+    assert float(losses["loss_segment"]) == pytest.approx(dice + cross_entropy, rel=1e-4)
+    assert float(losses["loss"]) == pytest.approx(float(losses["loss_volume"] + 0.5 * losses["loss_segment"]), rel=1e-5)
+    rows["mask"][:] = torch.nan
+    with torch.no_grad():
+        assert float(method(rows)["loss"]) == pytest.approx(float(losses["loss_volume"]), rel=1e-5)
+
+
+def test_marks_begin_dark_shape_the_encoder_and_are_no_part_of_the_network() -> None:
+    method = supervised(task=MARKING)
+    plain = supervised()
+    assert all(torch.equal(a, b) for a, b in zip(method.network.parameters(), plain.network.parameters(), strict=True))
+    assert torch.sigmoid(method.voxels(batch([1.0])["image"])).mean() < 0.02
+    trained = {id(p) for group in method.parameter_groups(0.1) for p in group["params"]}
+    assert trained == {id(p) for p in method.parameters()}
+    rows = masked_batch()
+    embedded = method.embed(rows)
+    method.marks_loss(embedded["voxels"], rows["mask"]).backward()
+    slopes = [p.grad for p in method.encoder.parameters() if p.grad is not None]
+    assert max(float(slope.abs().max()) for slope in slopes) > 0
+    assert method.network.labels.weight.grad is None
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole_one() -> None:
+    """Dice meets all scans of a batch."""
+    slopes = []
+    for parts in (1, 2):
+        method = supervised(task=MARKING).eval()
+        losses = backward(method, masked_batch(), parts=parts, autocast=nullcontext, scale=lambda x: x)
+        slopes.append([p.grad for p in method.parameters() if p.grad is not None])
+        assert losses["loss_segment"] > 0
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*slopes, strict=True))
+
+
+def test_a_batch_without_masks_leaves_the_decoder_gradients_of_zero() -> None:
+    method = supervised(task=MARKING)
+    method(masked_batch() | {"mask": torch.full((4, 1, 32, 32, 8), torch.nan)})["loss"].backward()
+    assert method.decoder is not None
+    assert all(p.grad is not None and not p.grad.any() for p in method.decoder.parameters())
+
+
+def test_a_frozen_encoder_is_not_shaped_by_masks() -> None:
+    with pytest.raises(UserError, match="mode frozen trains no encoder"):
+        supervised(task=MARKING, mode="frozen")

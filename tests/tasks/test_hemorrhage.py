@@ -149,6 +149,20 @@ def test_labels_that_cannot_train_are_one_clear_line(labels: pd.DataFrame, messa
     assert "\n" not in str(caught.value)
 
 
+def test_a_task_that_segments_asks_for_a_mask_and_one_that_does_not_for_none() -> None:
+    labels = table(row(1, slices=[1]), row(0))
+    Hemorrhage(grid=GRID).check_labels(labels)
+    assert Hemorrhage(grid=GRID).masks(labels, "labels.csv") is None
+    with pytest.raises(UserError, match=r"labels: no column mask; .* or leave task::segment out"):
+        Hemorrhage(grid=GRID, segment=True).check_labels(labels)
+    assert (Hemorrhage().segment_weight, Hemorrhage(segment=True).segment_weight) == (0.0, 1.0)
+
+
+def test_an_unknown_way_to_join_is_refused() -> None:
+    with pytest.raises(UserError, match="task::join=sum: unknown; choose mean or max"):
+        Hemorrhage(join="sum")
+
+
 def test_good_labels_pass_and_slices_are_not_asked_for_where_they_are_off() -> None:
     Hemorrhage(grid=GRID).check_labels(table(row(1, slices=[1]), row(1), row(0), row(NAN)))
     Hemorrhage(grid=GRID, slices=False).check_labels(table(row(1), row(0)))

@@ -16,7 +16,7 @@ from tests.scans import ArrayScan
 from volssl.errors import UserError
 from volssl.evaluation.validation import mean_auc
 from volssl.tasks import Metastasis, TaskViews
-from volssl.tasks.masks import MaskViews, mask_files
+from volssl.tasks.masks import Masks, check_masks, mask_files
 from volssl.transforms.head_box import BoxInfo
 
 TASK = Metastasis(grid=(8, 8, 4), spacing_mm=(3.0, 3.0, 6.0))
@@ -81,25 +81,34 @@ def test_labels_that_cannot_train_are_refused(values: list[float], match: str) -
 
 
 @pytest.fixture
-def masked(tmp_path: Path) -> MaskViews:
+def masked(tmp_path: Path) -> TaskViews:
     """Views of one scan whose mask is its bright block."""
     scan = brain()
     nibabel.save(nibabel.Nifti1Image((scan.read()[0] > 50).astype(np.uint8), scan.affine), tmp_path / "a.nii.gz")
     labels = pd.DataFrame({"metastasis": [1.0, 0.0, 1.0, np.nan], "mask": ["a.nii.gz", "", "", ""]}, index=list("abcd"))
     files = mask_files(labels, tmp_path / "labels.csv", label="metastasis")
-    return MaskViews(TaskViews(TASK, labels, train=True, move=1.0, flip=0.5), files)
+    return TaskViews(TASK, labels, train=True, move=1.0, flip=0.5).with_masks(Masks(files))
 
 
-def test_a_mask_is_known_where_it_is_named_and_empty_where_a_study_is_negative(masked: MaskViews) -> None:
-    assert {key: path and path.name for key, path in masked.files.items()} == {"a": "a.nii.gz", "b": None}
+def test_a_mask_is_known_where_it_is_named_and_empty_where_a_study_is_negative(masked: TaskViews) -> None:
+    assert masked.masks is not None
+    assert {key: path and path.name for key, path in masked.masks.files.items()} == {"a": "a.nii.gz", "b": None}
     assert masked(brain("b"), np.random.RandomState(0))["mask"].sum() == 0
+    assert torch.isnan(masked(brain("c"), np.random.RandomState(0))["mask"]).all()
 
 
-def test_image_and_mask_move_together(masked: MaskViews) -> None:
-    masked.views.train = False
-    still = masked(brain(), np.random.RandomState(0))
+def test_masks_that_nobody_names_are_asked_for() -> None:
+    for labels, match in (
+        (pd.DataFrame({"metastasis": [1.0]}), "no column mask; name a NIfTI file .* or do something else"),
+        (pd.DataFrame({"metastasis": [1.0, 0.0], "mask": ["", "b.nii.gz"]}), "no positive training study has a mask"),
+    ):
+        with pytest.raises(UserError, match=match):
+            check_masks(labels, "metastasis", instead="do something else")
+
+
+def test_image_and_mask_move_together(masked: TaskViews) -> None:
+    still = masked.still()(brain(), np.random.RandomState(0))
     assert torch.equal(still["mask"], (still["image"] > 0.5).float())
-    masked.views.train = True
     moved = [masked(brain(), np.random.RandomState(seed)) for seed in range(8)]
     places = [one["mask"].nonzero().float().mean(dim=0) for one in moved]
     assert all((one["image"][one["mask"] > 0] > 0.35).all() for one in moved)

@@ -12,8 +12,10 @@ from torch import Tensor
 from tests.scans import ArrayScan, noise_scan
 from volssl.tasks.cache import BoxCache, cache_key
 from volssl.tasks.hemorrhage import TYPES, Hemorrhage
+from volssl.tasks.series import box_in
 from volssl.tasks.views import TaskViews, move_in_plane
 from volssl.transforms.head_box import BoxInfo
+from volssl.transforms.intensity import adjust
 
 GRID = (16, 20, 8)
 LABELS = pd.DataFrame([{"hemorrhage": 1, **dict.fromkeys(TYPES, 0), "slice_indices": [4]}], index=["scan1"])
@@ -37,6 +39,11 @@ def task() -> Counting:
 
 def rng(seed: int) -> np.random.RandomState:
     return np.random.RandomState(seed)
+
+
+def changed(views: TaskViews, image: Tensor, seed: int) -> Tensor:
+    place, intensity = views.draw(rng(seed))
+    return adjust(place(image), **intensity)
 
 
 def test_without_training_a_view_is_the_preprocessed_scan_and_its_target(task: Counting) -> None:
@@ -63,14 +70,14 @@ def test_random_changes_leave_every_slice_in_its_place(task: Counting) -> None:
     image[..., 5] = 0.6
     views = TaskViews(task, train=True)
     for seed in range(50):
-        assert views.changed(image, rng(seed)).mean(dim=(0, 1, 2)).argmax() == 5
+        assert changed(views, image, seed).mean(dim=(0, 1, 2)).argmax() == 5
 
 
 def test_half_of_the_training_views_are_mirrored_left_to_right(task: Counting) -> None:
     image = torch.zeros(1, *GRID)
     image[:, :4] = 1
     views = TaskViews(task, train=True, move=0)
-    mirrored = sum(bool(views.changed(image, rng(seed))[0, 12:].mean() > 0.5) for seed in range(400))
+    mirrored = sum(bool(changed(views, image, seed)[0, 12:].mean() > 0.5) for seed in range(400))
     assert 160 < mirrored < 240  # four standard deviations about 200
 
 
@@ -173,3 +180,55 @@ def test_a_scan_without_a_label_is_not_read_where_some_may_lack_one(task: Counti
     assert torch.equal(labelled["image"], plain["image"])
     assert labelled["target"].shape == views["target"].shape
     assert torch.equal(labelled["target"].nan_to_num(-1), plain["target"].nan_to_num(-1))
+
+
+def coronal(values: np.ndarray, corner_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)) -> ArrayScan:
+    """A series of voxels of 3.5 x 14 x 3.5 mm; `corner_mm` is where its first voxel begins."""
+
+    class Placed(ArrayScan):
+        @property
+        def affine(self) -> np.ndarray:
+            affine = np.diag([*self.spacing_mm, 1.0])
+            affine[:3, 3] = np.array(corner_mm) + np.array(self.spacing_mm) / 2
+            return affine
+
+    return Placed(values, spacing_mm=(3.5, 14.0, 3.5), id="second")
+
+
+def test_a_box_is_the_same_millimetres_of_another_series() -> None:
+    axial = coronal(np.zeros((40, 44, 16), np.int16))
+    axial.spacing_mm = (3.5, 3.5, 7.0)
+    other = coronal(np.zeros((40, 11, 32), np.int16), corner_mm=(-7.0, 14.0, 3.5))
+    # From the other's corner: 21 to 35 mm along R, 14 to 70 along A, 3.5 to 45.5 along S.
+    box = ((4.0, 8.0), (8.0, 24.0), (1.0, 7.0))
+    assert np.allclose(box_in(other, axial, box), [(6, 10), (1, 5), (1, 13)])
+    assert box_in(coronal(other.array, corner_mm=(500.0, 0.0, 0.0)), axial, box) is None
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_two_series_of_a_study_lie_on_one_another_and_change_alike(cached: bool) -> None:
+    soft = np.random.default_rng(0).normal(40, 30, (40, 11, 16)).repeat(4, axis=1)  # alike along A over 14 mm
+    first = coronal(soft)
+    first.spacing_mm, first.id = (3.5, 3.5, 7.0), "scan1"
+    second = coronal(soft[:, ::4].repeat(2, axis=2))
+    labels = LABELS.assign(second_series=["second"])
+    task, cache = Hemorrhage(grid=GRID, join="mean"), BoxCache() if cached else None
+    views = TaskViews(task, labels, scan_of={"second": second}.__getitem__, cache=cache)
+    image = views(first, rng(0))["image"]
+    assert image.shape == (2, *GRID)
+    inside = image[:, 2:-2, 4:-4]
+    assert np.corrcoef(inside[0].flatten(), inside[1].flatten())[0, 1] > 0.8
+    assert torch.equal(image[0], task.preprocess(first)[0][0])
+    training = TaskViews(task, labels, train=True, scan_of={"second": second}.__getitem__, cache=cache)
+    place, intensity = training.draw(rng(5))
+    assert torch.allclose(training(first, rng(5))["image"], adjust(place(image), **intensity))
+
+
+def test_a_study_with_one_series_has_zeros_beside_it_also_when_it_is_changed() -> None:
+    task = Hemorrhage(grid=GRID, join="max")
+    views = TaskViews(task, LABELS.assign(second_series=[None]), train=True, scan_of=lambda _: noise_scan(9))
+    image = views(noise_scan(1), rng(2))["image"]
+    assert image.shape == (2, *GRID)
+    assert image[0].any()
+    assert not image[1].any()
+    assert TaskViews(task, LABELS)(noise_scan(1), rng(2))["image"].shape == (1, *GRID)  # nobody to ask for the other

@@ -78,7 +78,7 @@ def predicted(told: Mapping[str, Any], split: str) -> tuple[pd.DataFrame, Mappin
     model, store = load_run(Path(told["run"])), Store.open(told["store"])
     table = labels_for(model.task, store, told["labels"])
     refuse_seen(told["store"], table.index, model.facts["patients"], fold=model.fold)
-    views = TaskViews(model.task, table, cache=BoxCache(told["boxes"]))
+    views = TaskViews(model.task, table, cache=BoxCache(told["boxes"]), scan_of=store.scan)
     return predict_split(model, store, table, views, split, model.fold), model.facts
 
 

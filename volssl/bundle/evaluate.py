@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,7 @@ from rich.table import Table
 from torch import nn
 
 from volssl.bundle.config import read_config
+from volssl.bundle.saliency import saliency
 from volssl.bundle.simulated import simulated_notice
 from volssl.bundle.workflow import CONFIG
 from volssl.data import Store, join_labels, refuse_seen
@@ -25,6 +27,7 @@ from volssl.data.training import sides
 from volssl.encoders.weights import load_weights
 from volssl.errors import UserError
 from volssl.evaluation.evaluation_page import write_report
+from volssl.evaluation.examples import Looked
 from volssl.evaluation.page import number
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
 from volssl.evaluation.validation import MODEL
@@ -34,6 +37,7 @@ from volssl.progress import say
 from volssl.tasks import BoxCache, Task, TaskViews
 from volssl.tasks.inference import predict_table
 from volssl.tensors import load_tensors
+from volssl.views.base import Scan
 
 SUBGROUPS = ("sex", "age_band", "scanner", "site")
 SPLITS = ("test", "validation", "train", "all")
@@ -143,7 +147,7 @@ def evaluate_model(
     fold = model.fold if own else None
     if split != "train":
         refuse_patients(model, store, table, split, fold)
-    views = TaskViews(model.task, table, cache=BoxCache())
+    views = TaskViews(model.task, table, cache=BoxCache(), scan_of=opened.scan)
     predictions = predict_split(model, opened, table, views, split, fold)
     if predictions.empty:
         whose = "any" if split == "all" else f"a {split}"
@@ -178,8 +182,16 @@ def evaluate_model(
         },
         simulated=simulated_notice(opened),
         image_of=lambda volume_id: views.preprocessed(opened.scan(volume_id))[0][0].numpy(),
+        looked_of=lambda volume_id: looked_at(model.network, views, opened.scan(volume_id)),
     )
     return metrics
+
+
+def looked_at(network: nn.Module, views: TaskViews, scan: Scan) -> Looked:
+    """What in a scan spoke for the first output; `saliency` works on a copy of the network."""
+    image = views(scan, np.random.RandomState(0))["image"][None]
+    found = saliency(network, image.to(next(network.parameters()).device), 0)
+    return Looked(found.grid.numpy(), found.method)
 
 
 def check_words(split: str, by: Sequence[str]) -> None:
@@ -197,7 +209,7 @@ def labels_for(task: Task, store: Store, labels: str | Path) -> pd.DataFrame:
     Raises:
         UserError: it does not fit, or holds other than 0 and 1 where the task asks yes or no.
     """
-    table = join_labels(store, labels, task.label_columns, classes=task.label_classes)
+    table = join_labels(store, labels, task.label_columns, classes=task.label_classes, join=task.join)
     for column in task.label_columns:
         strange = table[column].dropna().loc[lambda known: ~known.isin((0, 1))]
         if len(strange) and column not in task.label_classes:
@@ -260,7 +272,7 @@ def validation_of_run(run: Path, model: FineTuned) -> pd.DataFrame | None:
     try:
         store = Store.open(config["dataset_dir"])
         table = labels_for(model.task, store, config["labels"])
-        views = TaskViews(model.task, table, cache=BoxCache())
+        views = TaskViews(model.task, table, cache=BoxCache(), scan_of=store.scan)
         return predict_split(model, store, table, views, "validation", model.fold)
     except UserError as error:
         say(f"no thresholds from the run's validation patients: {error}; evaluate the run on its own store first")

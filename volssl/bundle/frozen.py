@@ -50,8 +50,10 @@ def frozen_network(
         raise UserError(f"mode {mode}: features as they are take {' or '.join(MODES)}; train with another mode")
     if task.head_sizes.get("slices"):
         raise UserError(f"mode {mode} answers for volumes, from one feature of each: leave the task's slices out")
+    if task.join:
+        raise UserError(f"mode {mode} looks at each series alone: leave task::join out")
     if mode == "probe":
-        return TaskNetwork(encoder, flips=flips, dropout=0.0, **task.head_sizes)
+        return TaskNetwork(encoder, flips=flips, dropout=0.0, join=None, **task.head_sizes)
     width = sum(task.head_sizes.values())
     several = [part for part, _ in task.problems(torch.zeros(1, width)) if part.stop - part.start > 1]
     return NeighbourNetwork(

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from volssl.bundle.answers import Answer, AnswerWriter
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.saliency import Saliency, on_study, saliency
+from volssl.evaluation.overlay import COLORS, opacity
 from volssl.files import write_bytes
 from volssl.progress import say
 from volssl.transforms.head_box import BoxInfo
 
 VOLUME, PICTURE = "-saliency.nii.gz", "-saliency.png"
 ROWS, COLUMNS = 3, 4
-COLORS = "inferno"
-LEAST_SHOWN = 0.15  # of the largest value: below it the scan is seen as it is
 SIMULATED = {
     True: "SIMULATED TRAINING DATA. ",
     False: "",
@@ -137,6 +136,5 @@ def draw_slice(axes: Any, image: Tensor, over: Tensor, *, aspect: float) -> None
     """One slice (R, A) in grey, and over it what is salient, the more the less one sees through it."""
     axes.imshow(image.T.flip(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, aspect=aspect)
     values = over.T.flip(0, 1).numpy()
-    seen = np.clip((values - LEAST_SHOWN) / (1 - LEAST_SHOWN), 0, 1) ** 0.5 * 0.7
-    axes.imshow(values, cmap=COLORS, vmin=0, vmax=1, alpha=seen, aspect=aspect, interpolation="bilinear")
+    axes.imshow(values, cmap=COLORS, vmin=0, vmax=1, alpha=opacity(values), aspect=aspect, interpolation="bilinear")
     axes.set_axis_off()

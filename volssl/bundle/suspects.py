@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.model_selection import StratifiedGroupKFold
 
 from volssl.bundle.workflow import FIRST_STAGE
 from volssl.contract import InputContract
@@ -17,18 +20,24 @@ from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL, Validation
 from volssl.methods.segmentation import Segmentation
 from volssl.progress import counted, say
-from volssl.slabs import SuspectNetwork
+from volssl.slabs import HeldOut, SuspectNetwork
 from volssl.tasks import Task, TaskViews
-from volssl.tasks.masks import MaskViews, mask_files
+from volssl.tasks.masks import Masks, check_masks, mask_files
 from volssl.tensors import load_tensors
 
 PREFIX = "suspects."  # of its weights within those of a whole run
+FOLD = "fold"  # folder of a part's training, within that of the stage, with its number
+INSTEAD = "take over the first stage of another run: suspects_path=RUN"
 
 
 class SuspectTraining:
     """Fills a network of suspects: by training on the masks of the run's own training patients, or from another run.
 
     The best epoch is chosen by the AUC of slices on the validation patients, a slice scored by its highest voxel.
+
+    A network marks those better whom it learnt from, so that a second stage that is trained on such marks trusts them
+    too much. With folds, more networks are trained, each without one part of the patients, and the second stage learns
+    from the marks of the one that has not seen the patient. Who is answered for is marked by the one trained on all.
 
     Args:
         network: filled in place.
@@ -38,6 +47,7 @@ class SuspectTraining:
         validation: labelled scans of validation patients. The views of both make `image` and `target`.
         output_dir: the run's folder.
         epochs: passes over the scans with masks.
+        folds: parts of the training patients; 0 for none. The stage takes about as many times as long.
         batch_size: scans a step.
         learning_rate: its highest.
         seed, workers, device, precision, resume: as of the run.
@@ -56,6 +66,7 @@ class SuspectTraining:
         validation: TrainingScans,
         output_dir: str,
         epochs: int = 30,
+        folds: int = 0,
         batch_size: int = 4,
         learning_rate: float = 2e-3,
         seed: int = 0,
@@ -66,10 +77,12 @@ class SuspectTraining:
     ) -> None:
         if epochs < 1:
             raise UserError(f"suspect_epochs={epochs}: give 1 or more, or suspects_path=RUN to take another run's")
+        if folds < 0 or folds == 1:
+            raise UserError(f"suspect_folds={folds}: give 2 or more parts of the training patients, or 0 for none")
         self.network, self.path, self.table = network, path, table
         self.train, self.validation = train, validation
         self.run_dir = Path(output_dir) / FIRST_STAGE
-        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
+        self.folds, self.epochs, self.batch_size, self.learning_rate = folds, epochs, batch_size, learning_rate
         self.seed, self.workers = seed, workers
         self.device, self.precision, self.resume = device, precision, resume
         self.taken = read_stage(Path(path), task_views(train).task) if path else {}
@@ -87,27 +100,72 @@ class SuspectTraining:
         """
         source = self.path or str(self.run_dir / MODEL)
         if not self.taken:
-            self.fit()
+            parts = list(self.parts())
+            self.fit(self.network, self.run_dir)
+            for place, without in enumerate(parts):
+                torch.manual_seed(self.seed + place + 1)  # so that a run that goes on begins this part alike
+                self.fit(SuspectNetwork(**self.network.settings), self.run_dir / f"{FOLD}{place}", without=without)
         state = self.taken["network"] if self.taken else load_tensors(self.run_dir / MODEL)["network"]
         load_weights(self.network, state, source=source, least=1.0)
         self.network.requires_grad_(False)
+        if self.folds:
+            self.network.held_out = self.held_out(Path(self.path) / FIRST_STAGE if self.taken else self.run_dir)
         say(f"stage 2 of 2: slices, by slabs of image and of the suspicion from {source}")
 
-    def fit(self) -> None:
-        """Train, or go on with it; leaves `suspects/model.pt` of the best epoch in the run."""
+    def parts(self) -> Iterator[Set[str]]:
+        """The patients of each part, the positive ones spread evenly."""
+        if not self.folds:
+            return
+        patients, views = np.array(list(self.train.patients)), task_views(self.train)
+        if self.folds > len(set(patients)):
+            raise UserError(f"suspect_folds={self.folds}: there are {len(set(patients))} training patients; give fewer")
+        assert views.labels is not None
+        positive = views.labels.loc[list(self.train.ids), views.task.label_columns[0]].to_numpy() == 1
+        drawn = StratifiedGroupKFold(self.folds, shuffle=True, random_state=self.seed)
+        for _, own in drawn.split(patients, positive, patients):
+            yield set(patients[own])
+
+    def held_out(self, stage: Path) -> HeldOut:
+        """For each training sample, a network of the folder of a stage that did not learn from the patient.
+
+        Raises:
+            UserError: where the stage has none for somebody.
+        """
+        files = sorted(stage.glob(f"{FOLD}*/{MODEL}"))
+        known = [load_tensors(file) for file in files]
+        seen = [set(facts["patients"]) for facts in known]
+        which = [next((k for k, their in enumerate(seen) if who not in their), -1) for who in self.train.patients]
+        if -1 in which:
+            raise UserError(
+                f"{stage}: {which.count(-1)} training scans are of patients whom every network there has seen; train "
+                "the first stage with suspect_folds=2 or more, or leave suspect_folds out"
+            )
+        networks = []
+        for file, facts in zip(files, known, strict=True):
+            networks.append(SuspectNetwork(**self.network.settings))
+            load_weights(networks[-1], facts["network"], source=str(file), least=1.0)
+        return HeldOut(networks, torch.tensor(which))
+
+    def fit(self, network: SuspectNetwork, folder: Path, *, without: Set[str] = frozenset()) -> None:
+        """Train, or go on with it; leaves `model.pt` of the best epoch in a folder.
+
+        Args:
+            without: keyed hashes of training patients who are left out.
+        """
         views = task_views(self.train)
         if views.labels is None:
             raise ValueError("suspects are learnt from views with labels")
         labels = views.labels.loc[list(self.train.ids)]
-        files = mask_files(labels, self.table, label=views.task.label_columns[0])
-        marked = sum(path is not None for path in files.values())
-        negative = counted(len(files) - marked, "negative study")
-        say(f"stage 1 of 2: suspects, from {counted(marked, 'mask')} and {negative}")
-        marking = MaskViews(views, files)
-        scans = MaskedScans(self.train, marking, seed=self.seed)
-        self.network.requires_grad_(True)
-        method = Segmentation(self.network, views=marking)
-        best = Validation(self.network, scans=self.validation.scans, views=task_views(self.validation))
+        check_masks(labels, views.task.label_columns[0], instead=INSTEAD)
+        masks = Masks(mask_files(labels, self.table, label=views.task.label_columns[0]))
+        scans = MaskedScans(self.train, views.with_masks(masks), without=without, seed=self.seed)
+        marked = sum(masks.files[key] is not None for key in scans.ids)
+        negative = counted(len(scans) - marked, "negative study")
+        part = f", without {counted(len(without), 'patient')}" if without else ""
+        say(f"stage 1 of 2: suspects, from {counted(marked, 'mask')} and {negative}{part}")
+        network.requires_grad_(True)
+        method = Segmentation(network, views=views.with_masks(masks))
+        best = Validation(network, scans=self.validation.scans, views=task_views(self.validation))
         MethodTrainer(
             method=method,
             dataset=scans,
@@ -115,7 +173,7 @@ class SuspectTraining:
             schedule=WarmupCosine(warmup_epochs=1, final=0.01),
             max_epochs=self.epochs,
             batch_size=min(self.batch_size, len(scans)),
-            output_dir=str(self.run_dir),
+            output_dir=str(folder),
             seed=self.seed,
             workers=self.workers,
             device=self.device,
@@ -124,19 +182,21 @@ class SuspectTraining:
             resume=self.resume,
             train_handlers=[best],
         ).run()
-        say(f"suspects alone: validation AUC of slices {load_tensors(self.run_dir / MODEL)['validation_auc']:.3f}")
+        say(f"suspects alone: validation AUC of slices {load_tensors(folder / MODEL)['validation_auc']:.3f}")
 
 
 class MaskedScans(ViewDataset):
-    """Those of the scans of training patients whose every voxel is known.
+    """Those of the scans of training patients whose every voxel is known, but for those of some patients.
 
     Attributes:
         ids: keys of the volumes.
         patients: keyed hash of each volume's patient.
     """
 
-    def __init__(self, scans: TrainingScans, views: MaskViews, *, seed: int) -> None:
-        kept = [index for index, key in enumerate(scans.ids) if key in views.files]
+    def __init__(self, scans: TrainingScans, views: TaskViews, *, without: Set[str], seed: int) -> None:
+        assert views.masks is not None
+        known = zip(scans.ids, scans.patients, strict=True)
+        kept = [i for i, (key, patient) in enumerate(known) if key in views.masks.files and patient not in without]
         super().__init__([scans.scans[index] for index in kept], views, seed=seed)
         self.ids, self.patients = ([names[index] for index in kept] for names in (scans.ids, scans.patients))
 

@@ -12,6 +12,7 @@ from volssl.data.label_classes import UNKNOWN, class_indices, class_names
 from volssl.data.manifest import Row
 from volssl.data.slice_labels import SLICE_COLUMNS, slice_indices
 from volssl.data.store import Store
+from volssl.data.study_series import join_series
 from volssl.data.user_table import read_texts, required
 from volssl.errors import UserError
 from volssl.progress import say
@@ -26,6 +27,7 @@ def join_labels(
     required_columns: Sequence[str] = (),
     *,
     classes: Mapping[str, Sequence[str]] | None = None,
+    join: str | None = None,
 ) -> pd.DataFrame:
     """Join a label table to the volumes of a store, by the name of the study.
 
@@ -37,6 +39,8 @@ def join_labels(
     Args:
         required_columns: label columns that must be there.
         classes: of columns that hold classes (`volssl.data.label_classes`): a cell becomes its class's index.
+        join: the task's way to join two series of a study; a coronal one then stands in the row of the axial one
+            (`volssl.data.study_series`).
 
     Returns:
         One row a volume in both, in the order of the store, indexed by volume id. The columns are the table's, numbers
@@ -60,7 +64,8 @@ def join_labels(
             raise UserError(f"{path}: the name {name!r} fits two studies of the store: name each by its file or UID")
     _check_studies(path, table, found)
     _check_patients(path, table, found)
-    return _joined(path, store.key, table, found)
+    joined = _joined(path, store.key, table, found)
+    return joined if join is None else join_series(store, joined)
 
 
 def _read(path: Path, required_columns: Sequence[str], classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:

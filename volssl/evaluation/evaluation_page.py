@@ -10,7 +10,7 @@ import pandas as pd
 
 from volssl.evaluation.bootstrap import Interval
 from volssl.evaluation.calibration import Bin
-from volssl.evaluation.examples import ImageOf, worked_examples
+from volssl.evaluation.examples import ImageOf, LookedOf, worked_examples
 from volssl.evaluation.figures import precision_recall_figure, reliability_figure, roc_figure, score_figure
 from volssl.evaluation.metrics import why_undefined
 from volssl.evaluation.operating_points import RULES
@@ -44,6 +44,7 @@ def write_report(
     names: Mapping[str, str] | None = None,
     simulated: str | None = None,
     image_of: ImageOf | None = None,
+    looked_of: LookedOf | None = None,
     examples_of_each: int = 2,
 ) -> Path:
     """Write `report.html` of an evaluation into `out`, and its curves as SVG into `out/figures`; returns the page.
@@ -57,6 +58,7 @@ def write_report(
         names: what people call each output; else its own name, made readable.
         simulated: text of the banner that says the data are simulated; None where they are not.
         image_of: the network's image (R, A, S) of a study id, in [0, 1]; without it there are no worked examples.
+        looked_of: what in that image spoke for the first output; without it the examples have no overlays.
         examples_of_each: worked examples of each kind.
     """
     outputs = list(metrics["outputs"])
@@ -66,7 +68,13 @@ def write_report(
     examples = []
     if image_of is not None:
         examples = worked_examples(
-            predictions, outputs, names=called, threshold=threshold, image_of=image_of, of_each=examples_of_each
+            predictions,
+            outputs,
+            names=called,
+            threshold=threshold,
+            image_of=image_of,
+            looked_of=looked_of,
+            of_each=examples_of_each,
         )
     subgroups = {readable(column): groups for column, groups in first["subgroups"].items()}
     return write_page(

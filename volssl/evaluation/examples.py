@@ -1,4 +1,4 @@
-"""Worked examples: which studies to show, and their slices as radiologists expect them, each with score and label."""
+"""Worked examples: which studies to show, their slices as radiologists expect them, and where the network looked."""
 
 from __future__ import annotations
 
@@ -11,11 +11,28 @@ import numpy.typing as npt
 import pandas as pd
 
 from volssl.evaluation.metrics import Floats
+from volssl.evaluation.overlay import overlay_picture
 from volssl.evaluation.page import Picture, grey_picture, number
 from volssl.evaluation.predictions import entries_of
 
 ImageOf = Callable[[str], npt.NDArray[Any]]
-MOST_SLICES = 24
+MOST_SLICES, MOST_OVERLAYS = 24, 6
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Where a network looked.
+
+    Attributes:
+        values: (R, A, S) from 0 to 1, the largest; all 0 where nothing spoke for the answer.
+        method: by which it was found, in words.
+    """
+
+    values: npt.NDArray[Any]
+    method: str
+
+
+LookedOf = Callable[[str], Looked]
 
 
 @dataclass(frozen=True)
@@ -30,7 +47,12 @@ class Slice:
 
 @dataclass(frozen=True)
 class Example:
-    """A study to look at: why it is shown, short id, score, call, what else was said of it, its slices upwards."""
+    """A study to look at: why it is shown, short id, score, call, what else was said of it, its slices upwards.
+
+    Attributes:
+        overlays: slices with what spoke for the score laid over them; none where it was not asked for, or nothing did.
+        method: by which that was found; empty where it was not asked for.
+    """
 
     kind: str
     study: str
@@ -40,6 +62,8 @@ class Example:
     others: list[tuple[str, float | None, bool | None]]
     slices: list[Slice]
     slices_of: int
+    overlays: list[Slice]
+    method: str
 
 
 def worked_examples(
@@ -49,6 +73,7 @@ def worked_examples(
     names: Mapping[str, str],
     threshold: float | None,
     image_of: ImageOf,
+    looked_of: LookedOf | None = None,
     of_each: int = 2,
 ) -> list[Example]:
     """Choose the highest true, the highest false and the lowest true studies by the first output, none of them twice.
@@ -58,6 +83,7 @@ def worked_examples(
         outputs, names: the outputs, the one to choose by first, and what people call them.
         threshold: the operating point of the first output, if it has one.
         image_of: the image (R, A, S) of a study id, values in [0, 1].
+        looked_of: what in the image of a study id spoke for the first output.
         of_each: how many of each kind.
     """
     label, score = predictions[f"y_{outputs[0]}"], predictions[f"p_{outputs[0]}"]
@@ -68,7 +94,15 @@ def worked_examples(
         for _, row in table.head(of_each).iterrows():
             chosen.setdefault(str(row["id"]), (kind, row))
     return [
-        _example(kind, row, outputs, names=names, threshold=threshold, image=image_of(row["id"]))
+        _example(
+            kind,
+            row,
+            outputs,
+            names=names,
+            threshold=threshold,
+            image=image_of(row["id"]),
+            looked=None if looked_of is None else looked_of(row["id"]),
+        )
         for kind, row in chosen.values()
     ]
 
@@ -86,6 +120,7 @@ def _example(
     names: Mapping[str, str],
     threshold: float | None,
     image: npt.NDArray[Any],
+    looked: Looked | None,
 ) -> Example:
     study, score = str(row["id"]), float(row[f"p_{outputs[0]}"])
     others = [output for output in outputs[1:] if output != "slices"]
@@ -94,6 +129,7 @@ def _example(
     labels, scores = entries_of(row, "slices") if has_slices else (np.full(depth, np.nan), np.full(depth, np.nan))
     if len(scores) != depth:
         raise ValueError(f"study {study}: {len(scores)} slice scores for an image of {depth} slices")
+    shown = slices_to_show(scores)
     return Example(
         kind=kind,
         study=study[:8],
@@ -101,8 +137,10 @@ def _example(
         called=None if threshold is None else score >= threshold,
         positive=bool(row[f"y_{outputs[0]}"] == 1),
         others=[(names[output], _known(row[f"p_{output}"]), _truth(row[f"y_{output}"])) for output in others],
-        slices=[_slice(image, index, scores, labels) for index in slices_to_show(scores)],
+        slices=[_slice(image, index, scores, labels) for index in shown],
         slices_of=depth,
+        overlays=[] if looked is None else _overlays(image, looked, shown, scores, labels),
+        method="" if looked is None else looked.method,
     )
 
 
@@ -122,6 +160,24 @@ def _slice(image: npt.NDArray[Any], index: int, scores: Floats, labels: Floats) 
     said = {True: "labelled positive", False: "labelled negative", None: "no label"}[positive]
     alt = f"Axial slice {index + 1} from below, score {number(score, 2)}, {said}"
     return Slice(index + 1, grey_picture(radiological(image[:, :, index]), alt=alt), score, positive)
+
+
+def _overlays(
+    image: npt.NDArray[Any], looked: Looked, shown: Sequence[int], scores: Floats, labels: Floats
+) -> list[Slice]:
+    """Of the slices that are shown, upwards, those in which most spoke for the score."""
+    if looked.values.shape != image.shape:
+        raise ValueError(f"what was looked at is of {looked.values.shape} voxels, the image of {image.shape}")
+    strongest = looked.values.max(axis=(0, 1))
+    chosen = sorted(sorted(shown, key=lambda index: -strongest[index])[:MOST_OVERLAYS])
+    return [_overlay(image, looked, index, scores, labels) for index in chosen if strongest[index] > 0]
+
+
+def _overlay(image: npt.NDArray[Any], looked: Looked, index: int, scores: Floats, labels: Floats) -> Slice:
+    over = looked.values[:, :, index]
+    alt = f"Axial slice {index + 1} from below with what spoke for the score, at most {number(over.max(), 2)}"
+    picture = overlay_picture(radiological(image[:, :, index]), radiological(over), alt=alt)
+    return Slice(index + 1, picture, _known(scores[index]), _truth(labels[index]))
 
 
 def _known(value: float) -> float | None:

@@ -1,4 +1,8 @@
-"""Supervised training of a task's network, as one more method: fine-tuning, and the hybrid loss's labelled part."""
+"""Supervised training of a task's network, as one more method: fine-tuning, and the hybrid loss's labelled part.
+
+A task may have a light decoder learn beside it to mark what its masks mark, "a segmentation head added to the feature
+space" (Ghesu et al. 2022, section 4.5): it shapes the encoder, and is no part of the network that answers.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from monai.losses import DiceCELoss
 from torch import Tensor, nn
 
+from volssl.decoders import PyramidDecoder
 from volssl.encoders.base import Encoder
 from volssl.errors import UserError
 from volssl.heads import TaskNetwork
 from volssl.methods.base import Batch, Losses, Method
-from volssl.slabs import SlabNetwork
+from volssl.slabs import DARK, SlabNetwork
 from volssl.tasks.base import Task
 from volssl.views.base import Views
 
@@ -36,6 +42,12 @@ class Supervised(Method):
         average: `labelled` takes the mean over the labelled rows of a batch: the term's weight then means the same
             whatever share of the volumes has labels. `all` divides by all rows, as Eq. 7 of Ghesu et al. 2022 does: the
             term fades with the share of labels.
+
+    Attributes:
+        decoder: gives a logit for each voxel of the grid, over the pyramid; None where the task marks nothing.
+
+    Raises:
+        UserError: for a mode that there is not, or one that leaves a decoder nothing to shape.
     """
 
     row_weights: Tensor | None
@@ -58,32 +70,83 @@ class Supervised(Method):
         super().__init__(network.encoder, views=views)
         self.network, self.task, self.mode, self.average = network, task, mode, average
         self.register_buffer("row_weights", row_weights, persistent=False)
+        self.decoder: PyramidDecoder | None = None
+        if task.segment_weight:
+            if mode == "frozen" or not isinstance(network, TaskNetwork):
+                raise UserError(f"mode {mode} trains no encoder, which task::segment is there to shape: leave it out")
+            self.decoder = PyramidDecoder(network.encoder.channels, network.encoder.strides)
+            nn.init.constant_(self.decoder.head.bias, DARK)  # type: ignore[arg-type]
+            self.measure = DiceCELoss(sigmoid=True, batch=True)
+            self.couples_samples = True  # Dice is over the voxels of all scans of a batch that have a mask
         self.kept = kept_stages(network.encoder, mode, last_levels)
         for part in self.kept:
             part.requires_grad_(False)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """`image` (B, C, R, A, S) and `target` (B, T) -> `logits` (B, T), 0 where unlabelled, and `target`."""
+        """`image` (B, C, R, A, S) and `target` (B, T) -> `logits` (B, T), 0 where unlabelled, and `target`.
+
+        With a decoder and `mask` (B, 1, R, A, S), NaN where unknown, also `voxels`, likewise, 0 where unknown, and
+        `mask`. What has a mask has a label.
+        """
         target = batch["target"]
         known = {"target": target}
         if self.row_weights is not None:
             known["weight"] = self.row_weights[batch["index"]]
         labelled = is_labelled(target)
-        if labelled.all():
-            return {"logits": self.network(batch["image"]).float()} | known
-        if labelled.any():
-            rows = self.network(batch["image"][labelled]).float()
-            return {"logits": rows.new_zeros(target.shape).index_put((labelled,), rows)} | known
-        # Zeros that hang on every parameter: a device without a label has gradients as the others do.
-        nothing = torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum() * 0
-        return {"logits": nothing + torch.zeros_like(target)} | known
+        if not labelled.any():
+            logits, pyramid = nothing_of(self.network) + torch.zeros_like(target), None
+        else:
+            rows, pyramid = self.answer(batch if labelled.all() else {k: v[labelled] for k, v in batch.items()})
+            logits = rows if labelled.all() else rows.new_zeros(target.shape).index_put((labelled,), rows)
+        if self.decoder is None:
+            return {"logits": logits} | known
+        mask = batch["mask"]
+        return {"logits": logits, "voxels": self.marks(pyramid, labelled, mask), "mask": mask} | known
+
+    def answer(self, batch: Batch) -> tuple[Tensor, list[Tensor] | None]:
+        """A batch of labelled rows -> logits (B, T), and for a decoder the pyramid."""
+        pyramid: list[Tensor] | None = None
+        logits: Tensor
+        if isinstance(self.network, SlabNetwork):
+            logits = self.network(batch["image"], batch.get("index"))
+        elif self.decoder is None:
+            logits = self.network(batch["image"])
+        else:
+            logits, pyramid = self.network.with_pyramid(batch["image"])
+        return logits.float(), pyramid
+
+    def marks(self, pyramid: list[Tensor] | None, labelled: Tensor, mask: Tensor) -> Tensor:
+        """The pyramid of the labelled rows (B,) of a batch -> logits of the voxels of those with a mask, else 0."""
+        assert self.decoder is not None
+        masked = has_mask(mask)
+        if pyramid is None or not masked.any():
+            return nothing_of(self.decoder) + torch.zeros_like(mask)
+        rows: Tensor = self.decoder(mask[masked], [level[masked[labelled]] for level in pyramid])
+        return torch.zeros_like(mask).index_put((masked,), rows.float())
+
+    def voxels(self, image: Tensor) -> Tensor:
+        """(B, C, R, A, S) -> the decoder's logits (B, 1, R, A, S)."""
+        assert self.decoder is not None
+        _, pyramid = self.answer({"image": image})
+        assert pyramid is not None
+        voxels: Tensor = self.decoder(image, pyramid)
+        return voxels.float()
 
     def losses(self, embedded: Mapping[str, Tensor]) -> Losses:
         """The task's losses of the labelled rows, weighted where samples have weights."""
         target = embedded["target"]
         losses = self.weighted(embedded) if "weight" in embedded else self.task.loss(embedded["logits"], target)
+        if self.decoder is not None:
+            marks = self.marks_loss(embedded["voxels"], embedded["mask"])
+            total = losses["loss"] + self.task.segment_weight * marks
+            losses = losses | {"loss": total, "loss_segment": marks.detach()}
         share = is_labelled(target).float().mean() if self.average == "all" else 1.0
         return losses | {"loss": losses["loss"] * share}
+
+    def marks_loss(self, voxels: Tensor, mask: Tensor) -> Tensor:
+        """Dice and cross-entropy (MONAI's) of the voxels of those rows that have a mask; 0 where none has."""
+        masked = has_mask(mask)
+        return self.measure(voxels[masked], mask[masked]) if masked.any() else voxels.sum() * 0
 
     def weighted(self, embedded: Mapping[str, Tensor]) -> Losses:
         """The mean of the task's losses in which each labelled row counts by its weight.
@@ -122,7 +185,7 @@ class Supervised(Method):
         if not 0 < layer_decay <= 1:
             raise UserError(f"layer_decay={layer_decay}: give a factor above 0 and at most 1, which is none")
         own = {id(p) for p in self.encoder.parameters()}
-        head: list[nn.Parameter] = [p for p in self.network.parameters() if id(p) not in own]
+        head: list[nn.Parameter] = [p for p in self.parameters() if id(p) not in own]
         groups = [{"params": head, "lr": learning_rate}]
         stages = [(self.encoder,)] if layer_decay == 1 else self.encoder.stages()
         for depth, stage in enumerate(reversed(stages)):
@@ -149,3 +212,13 @@ def kept_stages(encoder: Encoder, mode: str, last_levels: int) -> list[nn.Module
 def is_labelled(target: Tensor) -> Tensor:
     """(B, T) -> (B,) bool: whether anything is known of a row."""
     return ~torch.isnan(target).all(dim=1)
+
+
+def has_mask(mask: Tensor) -> Tensor:
+    """(B, 1, R, A, S) -> (B,) bool: whether the voxels of a row are known."""
+    return ~torch.isnan(mask[:, 0, 0, 0, 0])
+
+
+def nothing_of(part: nn.Module) -> Tensor:
+    """A 0 that hangs on every parameter: a device without a label has gradients as the others do."""
+    return torch.stack([p.sum() for p in part.parameters() if p.requires_grad]).sum() * 0

@@ -25,7 +25,8 @@ Format = Literal["nifti", "dicom"]
 PEOPLE = ("sex", "age", "age_band", "scanner", "site")
 HEAD_CT_CONTENTS = """volumes/     head CT in Hounsfield units
 masks/       the hemorrhages: 0 none, {codes}
-labels.csv   one line a study; `slices` are the indices, counted from inferior, of the slices with blood"""
+labels.csv   one line a study; `slices` are the indices, counted from inferior, of the slices with blood;
+             `mask` where its mask lies"""
 BRAIN_MR_CONTENTS = """volumes/     brain MR, T1-weighted after contrast, in units of no meaning
 masks/       the metastases: 0 none, else the number of the metastasis; edema is not in it
 labels.csv   one line a study; `slices` are the indices, counted from inferior, of the slices with a metastasis;
@@ -100,6 +101,7 @@ def write_head_ct(out: Path, settings: Settings, plan: Plan) -> dict[str, Any]:
         "hemorrhage": int(bool(head.types)),
         **{kind: int(kind in head.types) for kind in TYPES},
         "slices": ";".join(str(index) for index in head.slices),
+        "mask": f"masks/{plan.study}.nii.gz",
         "sex": head.sex,
         "age": head.age_years,
         "age_band": head.age_band,
@@ -205,7 +207,7 @@ HEAD_CT = Kind(
     title="head CTs",
     prefix="",
     contents=HEAD_CT_CONTENTS.format(codes=", ".join(f"{code} {kind}" for code, kind in enumerate(TYPES, start=1))),
-    columns=("study", "patient", "hemorrhage", *TYPES, "slices", *PEOPLE),
+    columns=("study", "patient", "hemorrhage", *TYPES, "slices", "mask", *PEOPLE),
     note={},
     write=write_head_ct,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,9 @@ from torch.nn import functional
 
 from volssl.contract import InputContract
 from volssl.errors import UserError
+from volssl.tasks.masks import Masks, mask_files
 from volssl.transforms.head_box import BoxInfo
+from volssl.transforms.resample import FloatBox
 from volssl.transforms.scan_box import scan_box
 from volssl.views.base import Scan
 
@@ -34,6 +37,8 @@ class Task(ABC):
         volume_outputs: those of them that are the answer for the volume; the others but `slices` are of its types.
         contract: what the network is fed.
         box: where the input is cut from a scan: `head` or `foreground`, see `volssl.transforms.scan_box`.
+        segment_weight: of the loss of what a decoder marks, learnt from masks beside the labels; 0 has no decoder.
+        join: how the features of two series of a study are joined, `mean` or `max`; None answers for each series alone.
         selection: output that matters most, and the metric by which the best epoch is chosen, on validation.
     """
 
@@ -45,11 +50,17 @@ class Task(ABC):
     volume_outputs: tuple[str, ...]
     contract: InputContract
     box: str = "head"
+    segment_weight: float = 0.0
+    join: str | None = None
     selection: tuple[str, str]
 
     @abstractmethod
     def preprocess(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
         """A scan -> the network's input (C, *grid) float32, and where it was cut. Nothing random."""
+
+    def preprocess_at(self, scan: Scan, box: FloatBox) -> tuple[Tensor, BoxInfo]:
+        """`preprocess`, in a box that another series of the study says, in voxels of this scan; for tasks that join."""
+        raise NotImplementedError(f"{self.name} joins no series")
 
     @abstractmethod
     def targets(self, row: pd.Series, info: BoxInfo) -> Tensor:
@@ -62,6 +73,18 @@ class Task(ABC):
     @abstractmethod
     def predictions(self, logits: Tensor) -> dict[str, Tensor]:
         """(B, T) -> for each of `output_names` probabilities, (B,) or (B, entries)."""
+
+    def masks(self, labels: pd.DataFrame, table: str | Path) -> Masks | None:
+        """The masks that a decoder learns from; None for a task without one.
+
+        Args:
+            labels: the joined label table.
+            table: its file, beside which the masks lie.
+
+        Raises:
+            UserError: where one is missing.
+        """
+        return Masks(mask_files(labels, table, label=self.label_columns[0])) if self.segment_weight else None
 
     @property
     def inference_values(self) -> dict[str, Any]:

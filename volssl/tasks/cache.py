@@ -13,6 +13,7 @@ from torch import Tensor
 from volssl.tasks.base import Task
 from volssl.tensors import load_tensors, save_tensors
 from volssl.transforms.head_box import BoxInfo
+from volssl.transforms.resample import FloatBox
 from volssl.views.base import Scan
 
 VERSION = 2  # count up when preprocessing changes, so that old files are passed over
@@ -36,9 +37,9 @@ class BoxCache:
         self._kept: OrderedDict[str, Entry] = OrderedDict()
         self._bytes = 0
 
-    def get_or_make(self, scan: Scan, task: Task) -> Entry:
-        """The preprocessed scan, from memory, from the folder, or made now and kept."""
-        key = cache_key(scan, task)
+    def get_or_make(self, scan: Scan, task: Task, box: FloatBox | None = None) -> Entry:
+        """The preprocessed scan, from memory, the folder, or made now and kept; in a box that is given, or found."""
+        key = cache_key(scan, task, box)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -47,7 +48,7 @@ class BoxCache:
             stored = load_tensors(file)
             entry = (stored["image"], BoxInfo.from_dict(stored["box"]))
         else:
-            entry = task.preprocess(scan)
+            entry = task.preprocess(scan) if box is None else task.preprocess_at(scan, box)
             if file is not None:
                 save_tensors(file, {"image": entry[0], "box": entry[1].as_dict()})
         self._keep(key, entry)
@@ -64,9 +65,10 @@ class BoxCache:
         return self.__dict__ | {"_kept": OrderedDict(), "_bytes": 0}
 
 
-def cache_key(scan: Scan, task: Task) -> str:
+def cache_key(scan: Scan, task: Task, box: FloatBox | None = None) -> str:
     """Names the scan and all that its preprocessing depends on."""
     settings = {"version": VERSION, "task": task.name, "box": task.box, "contract": task.contract.as_dict()}
     geometry = {"shape": list(scan.shape), "spacing_mm": list(scan.spacing_mm)}
-    digest = hashlib.sha256(json.dumps(settings | geometry, sort_keys=True).encode()).hexdigest()
+    place = {} if box is None else {"place": [round(edge, 6) for pair in box for edge in pair]}
+    digest = hashlib.sha256(json.dumps(settings | geometry | place, sort_keys=True).encode()).hexdigest()
     return f"{scan.id}-{digest[:12]}"

@@ -12,8 +12,20 @@ from torch import Tensor
 from volssl.contract import InputContract
 from volssl.errors import UserError
 from volssl.tasks.base import Losses, Task, masked_bce
+from volssl.tasks.masks import check_masks
+from volssl.tasks.series import JOINS
 from volssl.tasks.slices import check_slices, slice_targets
-from volssl.transforms.head_box import BLOOD_WINDOW_HU, EXTENT_MM, PAPER_GRID, BoxInfo, Millimetres, Size, head_box
+from volssl.transforms.head_box import (
+    BLOOD_WINDOW_HU,
+    EXTENT_MM,
+    PAPER_GRID,
+    BoxInfo,
+    Millimetres,
+    Size,
+    cut_box,
+    head_box,
+)
+from volssl.transforms.resample import FloatBox
 from volssl.transforms.window import Windows, window_pairs
 from volssl.views.base import Scan
 
@@ -33,6 +45,14 @@ class Hemorrhage(Task):
         slices: whether presence in each slice is.
         weights: of the volume's, the types' and the slices' mean cross-entropy in the loss; the paper names none.
         positive_weights: what a positive label of each counts against a negative one.
+        segment: whether a light decoder over the encoder's pyramid learns to mark the blood beside it, from the scans
+            that have a mask. It shapes the encoder, and answers nothing.
+        segment_weight: of its Dice and cross-entropy in the loss; the paper, which has such a head, names none.
+        join: `mean` or `max` of the pooled features of an axial and a coronal series of a study, where it has both;
+            None answers for each series alone. The paper joins them and does not say how.
+
+    Raises:
+        UserError: for another way to join.
     """
 
     name = "hemorrhage"
@@ -48,11 +68,17 @@ class Hemorrhage(Task):
         slices: bool = True,
         weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
         positive_weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        segment: bool = False,
+        segment_weight: float = 1.0,
+        join: str | None = None,
     ) -> None:
+        if join is not None and join not in JOINS:
+            raise UserError(f"task::join={join}: unknown; choose {' or '.join(JOINS)}, or leave it out")
         self.grid: Size = (int(grid[0]), int(grid[1]), int(grid[2]))
         self.extent_mm: Millimetres = (float(extent_mm[0]), float(extent_mm[1]), float(extent_mm[2]))
         self.types = TYPES if types else ()
         self.weights, self.positive_weights = tuple(weights), tuple(positive_weights)
+        self.segment_weight, self.join = float(segment_weight) if segment else 0.0, join
         self.head_sizes = {"volume": 1, "types": len(self.types), "slices": self.grid[2] if slices else 0}
         self.label_columns = ("hemorrhage", *self.types)
         self.volume_outputs = ("hemorrhage",)
@@ -67,7 +93,16 @@ class Hemorrhage(Task):
 
     @property
     def inference_values(self) -> dict[str, Any]:
-        """How many types the network answers for."""
+        """How many types the network answers for.
+
+        Raises:
+            UserError: for a task that joins series: a bundle looks at each alone.
+        """
+        if self.join:
+            raise UserError(
+                f"the run joins two series of a study (task::join={self.join}); a bundle answers for each alone, which "
+                "is not what was evaluated: fine-tune without task::join to export"
+            )
         return {"types": len(self.types)}
 
     def preprocess(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
@@ -81,6 +116,11 @@ class Hemorrhage(Task):
         return head_box(
             scan.read(), scan.spacing_mm, grid=self.grid, extent_mm=self.extent_mm, window_hu=self.contract.windows_hu
         )
+
+    def preprocess_at(self, scan: Scan, box: FloatBox) -> tuple[Tensor, BoxInfo]:
+        """A given box of a scan, as `preprocess` makes that of its head."""
+        info = BoxInfo(box, self.grid, scan.shape, scan.spacing_mm)
+        return cut_box(scan.read(), box, self.grid, self.contract.windows_hu), info
 
     def targets(self, row: pd.Series, info: BoxInfo) -> Tensor:
         """(T,) of 0, 1 and NaN. A volume known to be negative is negative in every type and slice, whatever is blank.
@@ -135,6 +175,8 @@ class Hemorrhage(Task):
                 raise UserError(f"labels: {int((negatives[name] == 1).sum())} studies with hemorrhage 0 have {name} 1")
         if self.head_sizes["slices"]:
             check_slices(labels, "hemorrhage")
+        if self.segment_weight:
+            check_masks(labels, "hemorrhage", instead="leave task::segment out")
 
     def check_validation(self, labels: pd.DataFrame) -> None:
         """Raise a UserError where `hemorrhage` is of one class among the validation studies."""

@@ -13,13 +13,39 @@ from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
 from volssl.errors import UserError
-from volssl.tasks.views import TaskViews
 from volssl.transforms.head_box import BoxInfo
-from volssl.transforms.intensity import adjust
 from volssl.transforms.mask_box import mask_box
 from volssl.views.base import Scan
 
 MASK = "mask"  # column of the label table: a path relative to the table
+
+
+class Masks:
+    """The masks of scans whose every voxel is known.
+
+    Args:
+        files: for the id of each of them, its file, or None where nothing is marked (`mask_files`).
+    """
+
+    def __init__(self, files: Mapping[str, Path | None]) -> None:
+        self.files = dict(files)
+        self.kept: dict[str, np.ndarray] = {}  # of this process: a bit a voxel
+
+    def of(self, scan: Scan, info: BoxInfo) -> Tensor | None:
+        """(1, *grid) float32 of 0 and 1 in a box of the scan; None where its voxels are not known.
+
+        Raises:
+            UserError: where the mask cannot be read, or lies beside the scan.
+        """
+        if scan.id not in self.files:
+            return None
+        path = self.files[scan.id]
+        if path is None:
+            return torch.zeros(1, *info.grid)
+        if scan.id not in self.kept:
+            self.kept[scan.id] = np.packbits(read_mask(path, scan, info))
+        bits = np.unpackbits(self.kept[scan.id], count=int(np.prod(info.grid)))
+        return torch.from_numpy(bits.reshape(1, *info.grid)).float()
 
 
 def mask_files(labels: pd.DataFrame, table: str | Path, *, label: str) -> dict[str, Path | None]:
@@ -34,16 +60,11 @@ def mask_files(labels: pd.DataFrame, table: str | Path, *, label: str) -> dict[s
         For the id of each volume of which every voxel is known, the file, or None for an empty mask.
 
     Raises:
-        UserError: without the column, without a mask for any positive study, or where a file is missing.
+        UserError: where a file is missing.
     """
-    if MASK not in labels:
-        raise UserError(
-            f"{table}: no column {MASK}; name a NIfTI file for each positive study, relative to the table, or take "
-            "over the first stage of another run: suspects_path=RUN"
-        )
     files: dict[str, Path | None] = {}
     for key, row in labels.iterrows():
-        name = row[MASK] if isinstance(row[MASK], str) else ""
+        name = mask_name(row)
         if row[label] == 0:
             files[str(key)] = None
         elif row[label] == 1 and name:
@@ -51,43 +72,29 @@ def mask_files(labels: pd.DataFrame, table: str | Path, *, label: str) -> dict[s
     missing = [path for path in files.values() if path is not None and not path.is_file()]
     if missing:
         raise UserError(f"{table}: {len(missing)} masks are not where {MASK} says (first: {missing[0]})")
-    if not any(files.values()):
-        raise UserError(f"{table}: no positive training study has a {MASK}; suspects cannot be learnt")
     return files
 
 
-class MaskViews:
-    """Turns a scan into `image` (C, *grid) and `mask` (1, *grid), changed alike while training.
+def check_masks(labels: pd.DataFrame, label: str, *, instead: str) -> None:
+    """Raise a UserError where no positive study of the training patients has a mask.
 
     Args:
-        views: of the task; they preprocess the scan and draw the changes.
-        files: from `mask_files`.
+        labels: of the training patients.
+        label: column of 0 and 1, whether there is anything to mark.
+        instead: what else the user can do.
     """
+    if MASK not in labels:
+        raise UserError(
+            f"labels: no column {MASK}; name a NIfTI file for each positive study, relative to the table, or {instead}"
+        )
+    positives = labels[labels[label] == 1]
+    if not any(mask_name(row) for _, row in positives.iterrows()):
+        raise UserError(f"labels: no positive training study has a {MASK}; name one, or {instead}")
 
-    def __init__(self, views: TaskViews, files: Mapping[str, Path | None]) -> None:
-        self.views, self.files = views, dict(files)
-        self.kept: dict[str, Tensor] = {}  # of this process: a byte a voxel
 
-    def __call__(self, scan: Scan, rng: np.random.RandomState) -> dict[str, Tensor]:
-        """One scan -> its tensors, float32.
-
-        Raises:
-            UserError: where the mask cannot be read, or lies beside the scan.
-        """
-        image, info = self.views.preprocessed(scan)
-        mask = self.mask(scan, info).float()
-        if self.views.train:
-            place, intensity = self.views.draw(rng)
-            image, mask = adjust(place(image), **intensity), (place(mask) > 0.5).float()
-        return {"image": image, "mask": mask}
-
-    def mask(self, scan: Scan, info: BoxInfo) -> Tensor:
-        """(1, *grid) uint8 of 0 and 1."""
-        if scan.id not in self.kept:
-            path = self.files[scan.id]
-            found = np.zeros(info.grid, bool) if path is None else read_mask(path, scan, info)
-            self.kept[scan.id] = torch.from_numpy(found[None].astype(np.uint8))
-        return self.kept[scan.id]
+def mask_name(row: pd.Series) -> str:
+    """What a row of the label table calls its mask; empty where it names none."""
+    return row[MASK] if isinstance(row.get(MASK), str) else ""
 
 
 def read_mask(path: Path, scan: Scan, info: BoxInfo) -> np.ndarray:

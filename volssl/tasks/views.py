@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from math import cos, radians, sin
 
@@ -13,13 +14,20 @@ from torch.nn import functional
 
 from volssl.tasks.base import Task
 from volssl.tasks.cache import BoxCache
+from volssl.tasks.masks import Masks
+from volssl.tasks.series import box_in, second_id
 from volssl.transforms.head_box import BoxInfo
 from volssl.transforms.intensity import adjust, draw_intensity
+from volssl.transforms.resample import FloatBox
 from volssl.views.base import Scan
 
 
 class TaskViews:
     """Turns a scan into `image` (C, *grid) and, where labels are given, `target` (T,).
+
+    With masks there is `mask` (1, *grid) too, of 0 and 1, or all NaN where the scan has none. Where the task joins two
+    series of a study, and `scan_of` gives the other one, the image has 2 C channels: the scan's, then those of the
+    study's coronal series in the same box, all zeros where there is none.
 
     While training, the grid is flipped left to right, turned, scaled and shifted in plane, and changed in intensity.
     Nothing moves along S, so that the labels of slices stay true.
@@ -31,6 +39,8 @@ class TaskViews:
         cache: keeps what `task.preprocess` made; None makes it anew each time.
         unlabelled: whether a scan may have no row in the labels. Its image is then all zeros, as nobody looks at it:
             nothing is read. Its target is unknown (NaN).
+        masks: of the scans (`Task.masks`); None makes no `mask`.
+        scan_of: the scan of an id, for the other series of a study; None looks at each series alone.
         flip: probability of a left-right flip.
         move: probability of a turn, scale and shift.
         angle_deg: largest turn about the S axis.
@@ -50,6 +60,8 @@ class TaskViews:
         train: bool = False,
         cache: BoxCache | None = None,
         unlabelled: bool = False,
+        masks: Masks | None = None,
+        scan_of: Callable[[str], Scan] | None = None,
         flip: float = 0.5,
         move: float = 0.5,
         angle_deg: float = 10.0,
@@ -61,7 +73,7 @@ class TaskViews:
         offset: tuple[float, float] = (-0.03, 0.03),
     ) -> None:
         self.task, self.labels, self.train, self.cache = task, labels, train, cache
-        self.unlabelled = unlabelled
+        self.unlabelled, self.masks, self.scan_of = unlabelled, masks, scan_of
         self.flip, self.move, self.angle_deg, self.zoom, self.shift_mm = flip, move, angle_deg, zoom, shift_mm
         self.gamma, self.gamma_probability, self.scale, self.offset = gamma, gamma_probability, scale, offset
 
@@ -74,27 +86,64 @@ class TaskViews:
         if self.labels is not None and scan.id not in self.labels.index:
             if not self.unlabelled:
                 raise ValueError(f"{scan.id}: not in the label table")
-            contract, columns = self.task.contract, sum(self.task.head_sizes.values())
-            return {
-                "image": torch.zeros(contract.channels, *contract.grid),
-                "target": torch.full((columns,), torch.nan),
-            }
+            return self.nothing()
         image, info = self.preprocessed(scan)
-        views = {"image": self.changed(image, rng) if self.train else image}
+        second = self.second(scan, info)
+        mask = None if self.masks is None else self.masks.of(scan, info)
+        if self.train:
+            place, intensity = self.draw(rng)
+            image = adjust(place(image), **intensity)
+            second = None if second is None else adjust(place(second), **intensity)
+            mask = None if mask is None else (place(mask) > 0.5).float()
+        views = {"image": image}
+        if self.joins:
+            views["image"] = torch.cat([image, torch.zeros_like(image) if second is None else second])
+        if self.masks is not None:
+            views["mask"] = torch.full((1, *info.grid), torch.nan) if mask is None else mask
         if self.labels is None:
             return views
         return views | {"target": self.task.targets(self.labels.loc[scan.id], info)}
 
-    def preprocessed(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
-        """`task.preprocess`, from the cache where it is there."""
-        if self.cache is None:
-            return self.task.preprocess(scan)
-        return self.cache.get_or_make(scan, self.task)
+    def nothing(self) -> dict[str, Tensor]:
+        """What is made of a scan that nobody looks at."""
+        contract, columns = self.task.contract, sum(self.task.head_sizes.values())
+        unknown = {} if self.masks is None else {"mask": torch.full((1, *contract.grid), torch.nan)}
+        image = torch.zeros(contract.channels * (2 if self.joins else 1), *contract.grid)
+        return {"image": image, "target": torch.full((columns,), torch.nan)} | unknown
 
-    def changed(self, image: Tensor, rng: np.random.RandomState) -> Tensor:
-        """Draw and apply one random change."""
-        place, intensity = self.draw(rng)
-        return adjust(place(image), **intensity)
+    @property
+    def joins(self) -> bool:
+        """Whether a second series is looked at."""
+        return self.task.join is not None and self.scan_of is not None
+
+    def still(self) -> TaskViews:
+        """The same without random changes."""
+        views = copy.copy(self)
+        views.train = False
+        return views
+
+    def with_masks(self, masks: Masks) -> TaskViews:
+        """The same, with these masks."""
+        views = copy.copy(self)
+        views.masks = masks
+        return views
+
+    def second(self, scan: Scan, info: BoxInfo) -> Tensor | None:
+        """The study's coronal series in the box of the scan, (C, *grid); None where there is none.
+
+        Where the two series are not of one space, it lies in a box that its own head is found for.
+        """
+        key = second_id(self.labels.loc[scan.id]) if self.joins and self.labels is not None else None
+        if key is None or self.scan_of is None:
+            return None
+        other = self.scan_of(key)
+        return self.preprocessed(other, box_in(other, scan, info.box))[0]
+
+    def preprocessed(self, scan: Scan, box: FloatBox | None = None) -> tuple[Tensor, BoxInfo]:
+        """`task.preprocess`, or `preprocess_at` a box that is given, from the cache where it is there."""
+        if self.cache is not None:
+            return self.cache.get_or_make(scan, self.task, box)
+        return self.task.preprocess(scan) if box is None else self.task.preprocess_at(scan, box)
 
     def draw(self, rng: np.random.RandomState) -> tuple[Callable[[Tensor], Tensor], dict[str, float]]:
         """Draw one random change, always with the same number of draws.
