@@ -63,7 +63,7 @@ def test_groups_are_told_apart_on_the_page_in_the_json_and_on_the_terminal(
     assert all(figures["small"] for figures in groups["sex"].values())
     page = (out / "report.html").read_text()
     assert "Subgroups" in page
-    assert "Grad-CAM (MONAI) at level" in page
+    assert "HiResCAM (MONAI) at level" in page
     assert "site A (small)" in list(summary(metrics).columns[0].cells)
 
 

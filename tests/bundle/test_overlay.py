@@ -38,7 +38,7 @@ class Corner(Encoder):
         return ()
 
 
-def test_grad_cam_is_the_papers_formula_and_leaves_the_network_as_it_was() -> None:
+def test_hires_cam_is_the_papers_formula_and_leaves_the_network_as_it_was() -> None:
     torch.manual_seed(0)
     network = TaskNetwork(PaperDenseNet(), types=1, slices=4).eval()
     image = torch.rand(1, 1, 32, 32, 4)
@@ -54,11 +54,11 @@ def test_grad_cam_is_the_papers_formula_and_leaves_the_network_as_it_was() -> No
         return network.labels(network.encoder.pool([x]))[0, 1]
 
     (gradient,) = torch.autograd.grad(from_level(maps), maps)
-    wanted = functional.relu((gradient.mean(dim=(2, 3, 4), keepdim=True) * maps).sum(dim=1, keepdim=True))
+    wanted = functional.relu((gradient * maps).sum(dim=1, keepdim=True))
     wanted = functional.interpolate(wanted, size=(32, 32, 4), mode="trilinear")[0, 0]
     assert wanted.max() > 0
     assert torch.allclose(found.grid, scaled(wanted), atol=1e-4)
-    assert found.method == "Grad-CAM (MONAI) at level 2 of 5, one value for 4×4×1 voxels"
+    assert found.method == "HiResCAM (MONAI) at level 2 of 5, one value for 4×4×1 voxels"
     assert all(torch.equal(a, b) for a, b in zip(before, network.state_dict().values(), strict=True))
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
@@ -78,7 +78,7 @@ def test_occlusion_finds_the_corner_that_alone_is_looked_at() -> None:
 @pytest.mark.parametrize(
     ("encoder", "size", "method"),
     [
-        (DenseNet121(init_features=8, growth=4), (32, 32, 32), "Grad-CAM (MONAI) at level 2 of 5"),
+        (DenseNet121(init_features=8, growth=4), (32, 32, 32), "HiResCAM (MONAI) at level 2 of 5"),
         (SwinUNETR(feature_size=12, window_size=4), (32, 32, 32), "occlusion sensitivity (MONAI)"),
     ],
 )

@@ -1,15 +1,18 @@
-"""Where a network looked, as a number a voxel of the study: Grad-CAM, or occlusion where there is no convolution.
+"""Where a network looked, as a number a voxel of the study: HiResCAM, or occlusion where there is no convolution.
 
-MONAI's GradCAM (Selvaraju et al. 2017) for the dense networks, MONAI's OcclusionSensitivity (Zeiler and Fergus 2014)
-for the Swin transformer, whose tokens have seen far beyond their place. Either runs on a copy of the network: MONAI
-hangs hooks on it. Of a network that scores slabs, each slice has the middle of its own slab's map, weighed by the
-slice's probability: a map of one slab says nothing of the others.
+HiResCAM (Draelos and Carin 2020) on MONAI's GradCAM for the dense networks, MONAI's OcclusionSensitivity (Zeiler and
+Fergus 2014) for the Swin transformer, whose tokens have seen far beyond their place. Grad-CAM itself (Selvaraju et al.
+2017) gives a channel one weight, the mean of its gradient over the volume: of a bleed that is a thousandth of it, little
+is left, and what is bright in the channel shines, the bones (docs/predict.md has what was measured). Either runs on a
+copy of the network: MONAI hangs hooks on it. Of a network that scores slabs, each slice has the middle of its own
+slab's map, weighed by the slice's probability: a map of one slab says nothing of the others.
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from monai.visualize import GradCAM, OcclusionSensitivity
@@ -23,9 +26,9 @@ from volssl.slabs import SlabNetwork
 from volssl.transforms.head_box import BoxInfo
 from volssl.transforms.resample import resample_box
 
-LEAST_VOXELS = 8  # in plane, of the map that Grad-CAM looks at
+LEAST_VOXELS = 8  # in plane, of the map that HiResCAM looks at
 PARTS, OVERLAP = 4, 0.25  # of an axis that one occlusion hides, and how much of it the next one hides too
-GRAD_CAM, OCCLUSION = "Grad-CAM", "occlusion sensitivity"
+HIRES_CAM, OCCLUSION = "HiResCAM", "occlusion sensitivity"
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,26 @@ def saliency(network: nn.Module, image: Tensor, column: int) -> Saliency:
     if not levels:
         return Saliency(scaled(occluded(twin, image, column)), f"{OCCLUSION} (MONAI)")
     level = deepest(encoder, size)
-    told = f"{GRAD_CAM} (MONAI) at level {level + 1} of {len(levels)}, one value for {written(encoder, level)} voxels"
+    told = f"{HIRES_CAM} (MONAI) at level {level + 1} of {len(levels)}, one value for {written(encoder, level)} voxels"
     if isinstance(twin, SlabNetwork):
         return Saliency(scaled(slab_map(twin, image, levels[level])), f"{told}, slab by slab")
-    found = GradCAM(twin, levels[level], postprocessing=nn.Identity())(image, class_idx=column)
+    found = HiResCAM(twin, levels[level], postprocessing=nn.Identity())(image, class_idx=column)
     return Saliency(scaled(torch.as_tensor(found)[0, 0]), told)
 
 
+class HiResCAM(GradCAM):  # type: ignore[misc]
+    """MONAI's GradCAM with each voxel's own gradient in place of its channel's mean."""
+
+    def compute_map(
+        self, x: Tensor, class_idx: int | None = None, retain_graph: bool = False, layer_idx: int = -1, **more: Any
+    ) -> Tensor:
+        """(B, 1, r, a, s): what the features of each place add to a column, 0 where they take from it."""
+        _, features, slopes = self.nn_module(x, class_idx=class_idx, retain_graph=retain_graph, **more)
+        return functional.relu((slopes[layer_idx] * features[layer_idx]).sum(1, keepdim=True))
+
+
 def cam_levels(encoder: Encoder) -> list[str]:
-    """The names of the layers, within a task's network, that make an encoder's levels; none where Grad-CAM is unfit."""
+    """The names of the layers, within a task's network, that make an encoder's levels; none where HiResCAM is unfit."""
     if isinstance(encoder, PaperDenseNet):
         return [f"encoder.blocks.{level}" for level in range(len(encoder.blocks))]
     if isinstance(encoder, DenseNet121):
@@ -94,7 +108,7 @@ def written(encoder: Encoder, level: int) -> str:
 def slab_map(network: SlabNetwork, image: Tensor, layer: str) -> Tensor:
     """Each slice's own map, weighed by its probability: (R, A, S)."""
     scores = SumOfSlices(network)
-    maps = GradCAM(scores, f"network.{layer}").compute_map(image, class_idx=0)  # (S, 1, r, a, depth)
+    maps = HiResCAM(scores, f"network.{layer}").compute_map(image, class_idx=0)  # (S, 1, r, a, depth)
     depth = maps.shape[4]
     middle = maps[..., (depth - 1) // 2 : depth // 2 + 1].mean(dim=4).detach()  # of an even depth, the two about it
     plane = functional.interpolate(middle, size=image.shape[2:4], mode="bilinear", align_corners=False)
