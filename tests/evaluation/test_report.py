@@ -383,9 +383,9 @@ def test_a_browser_loads_every_picture_and_nothing_overflows_on_phone_or_desktop
 
 
 def looked(study: str) -> Looked:
-    """Strongest in one voxel of the slice 2, right, posterior; half as strong in one of the slice 4."""
+    """Strongest in one voxel of the slice 2, half as strong in one of the slice 4, too weak to be seen in the first."""
     values = np.zeros((6, 7, 5))
-    values[5, 0, 1], values[0, 6, 3] = 1.0, 0.5
+    values[5, 0, 1], values[0, 6, 3], values[:, :, 0] = 1.0, 0.5, 0.1
     return Looked(values, "by a method in words")
 
 

@@ -2,9 +2,9 @@
 
 HiResCAM (Draelos and Carin 2020) on MONAI's GradCAM for the dense networks, MONAI's OcclusionSensitivity (Zeiler and
 Fergus 2014) for the Swin transformer, whose tokens have seen far beyond their place. Grad-CAM itself (Selvaraju et al.
-2017) gives a channel one weight, the mean of its gradient over the volume: of a bleed that is a thousandth of it, little
-is left, and what is bright in the channel shines, the bones (docs/predict.md has what was measured). Either runs on a
-copy of the network: MONAI hangs hooks on it. Of a network that scores slabs, each slice has the middle of its own
+2017) gives a channel one weight, the mean of its gradient over the volume: of a bleed that is a thousandth of it,
+little is left, and what is bright in the channel shines, the bones (docs/predict.md has what was measured). Either runs
+on a copy of the network: MONAI hangs hooks on it. Of a network that scores slabs, each slice has the middle of its own
 slab's map, weighed by the slice's probability: a map of one slab says nothing of the others.
 """
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from volssl.evaluation.metrics import Floats
-from volssl.evaluation.overlay import overlay_picture
+from volssl.evaluation.overlay import LEAST_SHOWN, overlay_picture
 from volssl.evaluation.page import Picture, grey_picture, number
 from volssl.evaluation.predictions import entries_of
 
@@ -129,7 +129,6 @@ def _example(
     labels, scores = entries_of(row, "slices") if has_slices else (np.full(depth, np.nan), np.full(depth, np.nan))
     if len(scores) != depth:
         raise ValueError(f"study {study}: {len(scores)} slice scores for an image of {depth} slices")
-    shown = slices_to_show(scores)
     return Example(
         kind=kind,
         study=study[:8],
@@ -137,9 +136,9 @@ def _example(
         called=None if threshold is None else score >= threshold,
         positive=bool(row[f"y_{outputs[0]}"] == 1),
         others=[(names[output], _known(row[f"p_{output}"]), _truth(row[f"y_{output}"])) for output in others],
-        slices=[_slice(image, index, scores, labels) for index in shown],
+        slices=[_slice(image, index, scores, labels) for index in slices_to_show(scores)],
         slices_of=depth,
-        overlays=[] if looked is None else _overlays(image, looked, shown, scores, labels),
+        overlays=[] if looked is None else _overlays(image, looked, scores, labels),
         method="" if looked is None else looked.method,
     )
 
@@ -162,15 +161,13 @@ def _slice(image: npt.NDArray[Any], index: int, scores: Floats, labels: Floats) 
     return Slice(index + 1, grey_picture(radiological(image[:, :, index]), alt=alt), score, positive)
 
 
-def _overlays(
-    image: npt.NDArray[Any], looked: Looked, shown: Sequence[int], scores: Floats, labels: Floats
-) -> list[Slice]:
-    """Of the slices that are shown, upwards, those in which most spoke for the score."""
+def _overlays(image: npt.NDArray[Any], looked: Looked, scores: Floats, labels: Floats) -> list[Slice]:
+    """Those slices, upwards, in which most spoke for the score, and so much that it is seen."""
     if looked.values.shape != image.shape:
         raise ValueError(f"what was looked at is of {looked.values.shape} voxels, the image of {image.shape}")
     strongest = looked.values.max(axis=(0, 1))
-    chosen = sorted(sorted(shown, key=lambda index: -strongest[index])[:MOST_OVERLAYS])
-    return [_overlay(image, looked, index, scores, labels) for index in chosen if strongest[index] > 0]
+    chosen = np.sort(np.argsort(-strongest, kind="stable")[:MOST_OVERLAYS])
+    return [_overlay(image, looked, int(index), scores, labels) for index in chosen if strongest[index] > LEAST_SHOWN]
 
 
 def _overlay(image: npt.NDArray[Any], looked: Looked, index: int, scores: Floats, labels: Floats) -> Slice:
