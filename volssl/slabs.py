@@ -140,10 +140,11 @@ class SlabNetwork(nn.Module):
             scores = self.logits(x, chosen, index)
             return with_highest(scores.new_full((len(x), x.shape[4]), float("nan")).scatter(1, chosen, scores))
         # The slabs of one volume are a batch. Tracing and exporting would take the number of volumes for fixed.
-        volumes = torch.split(x, 1)
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            volumes = (x,) if traced() else volumes
-        return torch.cat([with_highest(self.whole(volume)) for volume in volumes])
+            at_once = traced()
+            if at_once:
+                return with_highest(self.whole(x))
+        return torch.cat([with_highest(self.whole(volume)) for volume in torch.split(x, 1)])
 
     def whole(self, x: Tensor) -> Tensor:
         """(B, 1, R, A, S) -> the logits of all slices, (B, S)."""

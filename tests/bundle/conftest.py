@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from tests.tiny import CROPS, TINY, split_cohort
 from volssl.bundle.export import export_run
 from volssl.bundle.workflow import finetune, pretrain
 from volssl.data import prepare
@@ -24,15 +24,7 @@ BRAIN_GRID = (32, 32, 16)
 BRAIN_WORDS = ("max_epochs=1", "suspect_epochs=2", "batch_size=4", "scored=4", "ema=0.5")
 BRAIN_SIZE = (f"task::grid={list(BRAIN_GRID)}", "task::spacing_mm=[6.0, 6.0, 10.0]")
 CROP = (24, 28, 8)
-PRETRAINING = (
-    "max_epochs=1",
-    "batch_size=4",
-    "spacing_mm=[7.0, 7.0, 14.0]",
-    f"crop_size={list(CROP)}",
-    "small_crop_size=[16, 16, 4]",
-    "workers=0",
-    "method::prototypes=6",
-)
+PRETRAINING = (*TINY, *CROPS, "method::prototypes=6")
 
 
 @dataclass(frozen=True)
@@ -101,11 +93,7 @@ def brain_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty-four coarse brains: half of the patients for training, a quarter each for validation and test."""
     folder = tmp_path_factory.mktemp("brains") / "cohort"
     simulate_brain_mr_cohort(folder, 24, seed=5, spacing_mm=6.0, slice_mm=9.0, stripped=True, workers=1)
-    table = pd.read_csv(folder / "patients.csv")
-    order = {patient: i for i, patient in enumerate(dict.fromkeys(table["patient"]))}
-    share = table["patient"].map(order) / len(order)
-    table["split"] = ["train" if x < 0.5 else "validation" if x < 0.75 else "test" for x in share]
-    table.to_csv(folder / "patients.csv", index=False)
+    split_cohort(folder, train=0.5, validation=0.25)
     return folder
 
 

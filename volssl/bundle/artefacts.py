@@ -31,7 +31,15 @@ OPSET = 17  # of ONNX
 LEAST_PARTS = 3  # strides along an axis from which `torch.export` keeps it free: from 1 to 2 parts its slices change
 MOST = 1024  # voxels along an axis, and volumes of a batch, that `torch.export` is told of
 FREEDOMS = (("RAS", True), ("RA", True), ("", True), ("", False))  # axes and batch, the most free first
-FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError)
+FAILURES = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    torch.jit.frontend.FrontendError,  # what TorchScript cannot read
+)
 
 Network = Callable[[Tensor], Tensor]
 

@@ -14,7 +14,7 @@ from volssl.progress import say
 
 @app.command(epilog="Example: volssl export runs/hemorrhage --bundle out/head_ct_hemorrhage_classification")
 def export(
-    run: Annotated[Path, typer.Argument(help="A run of `volssl finetune`; for --stock also of `volssl pretrain`.")],
+    run: Annotated[Path, typer.Argument(help="A run of `volssl finetune` or `volssl pretrain`.")],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle to write.")] = None,
     torchscript: Annotated[bool, typer.Option("--torchscript", help="The network as models/model.ts too.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="The network as models/model.onnx too.")] = False,
@@ -23,7 +23,7 @@ def export(
         Path | None, typer.Option(help="File for the encoder alone, as MONAI's SwinUNETR or DenseNet121 loads it.")
     ] = None,
 ) -> None:
-    """Pack a classifier as a MONAI bundle that any MONAI tool runs, or its encoder for a stock network."""
+    """Pack a classifier or an encoder as a MONAI bundle that any MONAI tool runs, or for a stock network."""
     from volssl.bundle.export import export_run
     from volssl.bundle.stock import export_stock
 
