@@ -210,13 +210,13 @@ def test_two_series_of_a_study_lie_on_one_another_and_change_alike(cached: bool)
     soft = np.random.default_rng(0).normal(40, 30, (40, 11, 16)).repeat(4, axis=1)  # alike along A over 14 mm
     first = coronal(soft)
     first.spacing_mm, first.id = (3.5, 3.5, 7.0), "scan1"
-    second = coronal(soft[:, ::4].repeat(2, axis=2))
+    second = coronal(soft[6:, ::4].repeat(2, axis=2), corner_mm=(21.0, 0.0, 0.0))  # of less of the patient
     labels = LABELS.assign(second_series=["second"])
     task, cache = Hemorrhage(grid=GRID, join="mean"), BoxCache() if cached else None
     views = TaskViews(task, labels, scan_of={"second": second}.__getitem__, cache=cache)
     image = views(first, rng(0))["image"]
     assert image.shape == (2, *GRID)
-    inside = image[:, 2:-2, 4:-4]
+    inside = image[:, 4:-2, 4:-4, 2:-2]
     assert np.corrcoef(inside[0].flatten(), inside[1].flatten())[0, 1] > 0.8
     assert torch.equal(image[0], task.preprocess(first)[0][0])
     training = TaskViews(task, labels, train=True, scan_of={"second": second}.__getitem__, cache=cache)
