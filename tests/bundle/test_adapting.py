@@ -210,7 +210,7 @@ def test_the_options_of_a_config_reach_what_they_are_for(bundle: str, store: Pat
     rates = [group["lr"] for group in trainer.optimizer.param_groups]
     assert rates == pytest.approx([2e-3, 2e-3, 1e-3])
     assert isinstance(trainer.dataset, BalancedSamples)
-    average, validation, keeper = trainer.extra_handlers
+    average, validation, keeper, *_ = trainer.extra_handlers
     assert (average.decay, validation.patience, average.trained.flips) == (0.9, 3, True)
     assert validation.network is average.network
     assert keeper.encoder is average.network.encoder

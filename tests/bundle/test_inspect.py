@@ -148,7 +148,7 @@ def test_the_axis_of_equal_quantities_is_wide_enough_to_be_read(
     values: list[float], whole: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "")
+    monkeypatch.setattr(figures, "as_svg", lambda figure: drawn.append(figure) or "")
     histogram_figure(np.array(values), label="", marked=np.array([]), whole=whole)
     (axes,) = drawn[0].axes
     left, right = axes.patches[0].get_x(), axes.patches[-1].get_x() + axes.patches[-1].get_width()
@@ -161,7 +161,7 @@ def test_the_axis_of_equal_quantities_is_wide_enough_to_be_read(
 
 def test_one_volume_has_no_band_of_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(figures, "_svg", lambda figure: drawn.append(figure) or "")
+    monkeypatch.setattr(figures, "as_svg", lambda figure: drawn.append(figure) or "")
     for shares in (np.full((1, 4), 0.25), np.full((2, 4), 0.25)):
         voxel_figure(np.arange(5.0), shares, label="", marks={})
     assert [len(figure.legends) for figure in drawn] == [0, 1]
