@@ -107,29 +107,38 @@ def task_words(chosen: argparse.Namespace) -> tuple[str, ...]:
 
 
 def options() -> argparse.ArgumentParser:
-    """Sizes of the study; the defaults are those of docs/results.md."""
-    given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    given.add_argument("--out", type=Path, required=True)
-    given.add_argument("--unlabelled", type=int, default=1000, help="training volumes without a label")
-    given.add_argument("--labelled", type=int, default=400, help="training volumes with one")
-    given.add_argument("--validation", type=int, default=1000, help="volumes")
-    given.add_argument("--test", type=int, default=2000, help="volumes")
-    given.add_argument("--grid", type=int, nargs=3, default=[48, 56, 20], help="voxels along R, A, S")
+    """Sizes of the study."""
+    given = shared_options(__doc__.splitlines()[0], list(ARMS))
     given.add_argument("--small-grid", type=int, nargs=3, default=[32, 38, 14], help="of pretraining's small views")
-    given.add_argument("--simulated", type=float, nargs=2, default=[3.0, 6.0], help="mm in plane and of a slice")
-    given.add_argument("--spacing", type=float, nargs=3, default=[3.5, 3.5, 7.0], help="mm, of pretraining")
     given.add_argument("--window", type=float, nargs=2, default=[40, 80], help="center and width in HU")
-    given.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    given.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.25, 0.5, 1.0])
-    given.add_argument("--seeds", type=int, default=5)
-    given.add_argument("--pretraining-epochs", type=int, default=15)
-    given.add_argument("--epochs", type=int, default=24, help="of fine-tuning with all labels")
     given.add_argument("--every", type=int, default=2, help="epochs between two validations")
+    given.set_defaults(unlabelled=1000, labelled=400, validation=1000, test=2000)
+    given.set_defaults(grid=[48, 56, 20], simulated=[3.0, 6.0], spacing=[3.5, 3.5, 7.0])
+    given.set_defaults(fractions=[0.1, 0.25, 0.5, 1.0], seeds=5, epochs=24, cases=50, draws=50)
+    return given
+
+
+def shared_options(title: str, arms: list[str]) -> argparse.ArgumentParser:
+    """What both studies take; each states its own sizes."""
+    given = argparse.ArgumentParser(description=title)
+    given.add_argument("--out", type=Path, required=True)
+    given.add_argument("--unlabelled", type=int, help="training volumes without a label")
+    given.add_argument("--labelled", type=int, help="training volumes with one")
+    given.add_argument("--validation", type=int, help="volumes")
+    given.add_argument("--test", type=int, help="volumes")
+    given.add_argument("--grid", type=int, nargs=3, help="voxels along R, A, S")
+    given.add_argument("--simulated", type=float, nargs=2, help="mm in plane and of a slice")
+    given.add_argument("--spacing", type=float, nargs=3, help="mm, of pretraining")
+    given.add_argument("--arms", nargs="+", default=arms, choices=arms)
+    given.add_argument("--fractions", type=float, nargs="+", help="of the labelled patients")
+    given.add_argument("--seeds", type=int, help="repeats")
+    given.add_argument("--pretraining-epochs", type=int, default=15)
+    given.add_argument("--epochs", type=int, help="of fine-tuning with all labels")
     given.add_argument("--pretraining", nargs="*", default=[], metavar="KEY=VALUE", help="for every pretraining")
     given.add_argument("--finetuning", nargs="*", default=[], metavar="KEY=VALUE", help="for every fine-tuning")
     given.add_argument("--split", default="test", help="validation leaves the test closed")
-    given.add_argument("--cases", type=int, default=50)
-    given.add_argument("--draws", type=int, default=50)
+    given.add_argument("--cases", type=int, help="of the robustness figures")
+    given.add_argument("--draws", type=int, help="of each of them; 0 leaves the figures out")
     given.add_argument("--workers", type=int, default=2)
     return given
 

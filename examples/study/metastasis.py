@@ -19,22 +19,14 @@ import json
 from functools import partial
 from pathlib import Path
 
-from hemorrhage import BOXES, Arm, cohorts, pretrained
+from hemorrhage import ARMS as HEMORRHAGE_ARMS
+from hemorrhage import Arm, cohorts, pretrained, shared_options
 
 from volssl.bundle.compare import compare
 from volssl.bundle.workflow import finetune
 from volssl.simulate.cohort import simulate_brain_mr_cohort
 
-ZOOM = "zoom=[[0.8, 1.1], [0.9, 1.2]]"
-ARMS: dict[str, Arm] = {
-    "SwAV": ("swav", "", (f"method::views::{ZOOM}",)),
-    "restoration": ("restoration", "", tuple(f"method::views::{word}" for word in BOXES)),
-    "combined": (
-        "combined",
-        "",
-        (f"method::parts::swav::views::{ZOOM}", *(f"method::parts::restoration::views::{word}" for word in BOXES)),
-    ),
-}
+ARMS: dict[str, Arm] = {name: HEMORRHAGE_ARMS[name] for name in ("SwAV", "restoration", "combined")}
 
 
 def main(words: list[str] | None = None) -> None:
@@ -94,31 +86,15 @@ def first_stage(chosen: argparse.Namespace, store: Path, labels: Path) -> Path:
 
 
 def options() -> argparse.ArgumentParser:
-    """Sizes of the study; the defaults are those of docs/results.md."""
-    given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    given.add_argument("--out", type=Path, required=True)
-    given.add_argument("--unlabelled", type=int, default=300, help="training volumes without a label")
-    given.add_argument("--labelled", type=int, default=80, help="training volumes with one")
-    given.add_argument("--validation", type=int, default=100, help="volumes")
-    given.add_argument("--test", type=int, default=200, help="volumes")
-    given.add_argument("--grid", type=int, nargs=3, default=[64, 80, 42], help="voxels along R, A, S")
+    """Sizes of the study."""
+    given = shared_options(__doc__.splitlines()[0], list(ARMS))
     given.add_argument("--crop", type=int, nargs=3, default=[64, 80, 20], help="of pretraining's large views, voxels")
     given.add_argument("--small-crop", type=int, nargs=3, default=[48, 60, 12], help="of its small ones")
-    given.add_argument("--simulated", type=float, nargs=2, default=[1.5, 4.0], help="mm in plane and of a slice")
-    given.add_argument("--spacing", type=float, nargs=3, default=[2.4, 2.4, 4.0], help="mm")
-    given.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    given.add_argument("--fractions", type=float, nargs="+", default=[0.25, 1.0])
-    given.add_argument("--seeds", type=int, default=3)
     given.add_argument("--scored", type=int, default=10, help="slices of a volume that a step of training scores")
-    given.add_argument("--pretraining-epochs", type=int, default=15)
     given.add_argument("--suspect-epochs", type=int, default=15, help="of the first stage")
-    given.add_argument("--epochs", type=int, default=8, help="of the second stage with all labels")
-    given.add_argument("--pretraining", nargs="*", default=[], metavar="KEY=VALUE", help="for every pretraining")
-    given.add_argument("--finetuning", nargs="*", default=[], metavar="KEY=VALUE", help="for every fine-tuning")
-    given.add_argument("--split", default="test", help="validation leaves the test closed")
-    given.add_argument("--cases", type=int, default=20)
-    given.add_argument("--draws", type=int, default=0, help="of the robustness figures")
-    given.add_argument("--workers", type=int, default=2)
+    given.set_defaults(unlabelled=300, labelled=80, validation=100, test=200)
+    given.set_defaults(grid=[64, 80, 42], simulated=[1.5, 4.0], spacing=[2.4, 2.4, 4.0])
+    given.set_defaults(fractions=[0.25, 1.0], seeds=3, epochs=8, cases=20, draws=0)
     return given
 
 
