@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 ERRORS = ("mse", "l1")
@@ -32,5 +31,4 @@ def reconstruction_error(output: Tensor, target: Tensor, *, error: str = "mse", 
     if where is None:
         return each.mean(dim=1)
     counted = where.flatten(1)
-    total = torch.where(counted, each, 0.0).sum(dim=1)
-    return total / counted.sum(dim=1).clamp(min=1)
+    return (each * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
