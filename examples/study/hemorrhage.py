@@ -4,8 +4,8 @@
 
 1. Four cohorts, each of its own seed and so of its own patients: unlabelled and labelled training volumes, validation,
    and a test cohort that nothing else looks at.
-2. Encoders pretrained on all training volumes: SimCLR, SwAV with generic views ("SwAV-med"), with the paper's, as it is
-   shipped, restoration, and SwAV and restoration combined.
+2. Encoders pretrained on all training volumes: SimCLR, SwAV with generic views ("SwAV-med") and with the paper's,
+   restoration, and SwAV and restoration combined. `--arms` takes SwAV as it is shipped too.
 3. `compare`: each of them and scratch, 10, 25, 50 and 100 % of the labels, five repeats, the test opened at the end.
 4. The four rows of the paper's Table 5: the volume's label alone, with types, with slices, with self-supervision.
 
@@ -32,6 +32,7 @@ from volssl.simulate.cohort import simulate_cohort
 
 SCRATCH, OUTPUT = "scratch", "hemorrhage"
 ZOOM = "zoom=[[0.8, 1.1], [0.9, 1.2]]"  # on this grid: benchmarks/views.py says what share of pairs keeps a bleed
+STUDIED = ("SimCLR", "SwAV-med", "SwAV-paper", "restoration", "combined")
 BOXES = ("non_linear=0.0", "outer=0.2")  # HU stay what they are; mostly boxes are hidden
 Arm = tuple[str, str, tuple[str, ...]]  # method, preset, and what its config states otherwise
 ARMS: dict[str, Arm] = {
@@ -112,9 +113,10 @@ def options() -> argparse.ArgumentParser:
     given.add_argument("--small-grid", type=int, nargs=3, default=[32, 38, 14], help="of pretraining's small views")
     given.add_argument("--window", type=float, nargs=2, default=[40, 80], help="center and width in HU")
     given.add_argument("--every", type=int, default=2, help="epochs between two validations")
+    given.set_defaults(arms=list(STUDIED))
     given.set_defaults(unlabelled=1000, labelled=400, validation=1000, test=2000)
     given.set_defaults(grid=[48, 56, 20], simulated=[3.0, 6.0], spacing=[3.5, 3.5, 7.0])
-    given.set_defaults(fractions=[0.1, 0.25, 0.5, 1.0], seeds=5, epochs=24, cases=50, draws=50)
+    given.set_defaults(fractions=[0.1, 0.25, 0.5, 1.0], seeds=5, epochs=16, cases=50, draws=50)
     return given
 
 

@@ -31,6 +31,7 @@ DIFFERENCES = {
         "suspects",
         "suspects_path",
         "suspect_epochs",
+        "suspect_crop",
         "suspect_folds",
         "first_stage",
         "earlier_patients",

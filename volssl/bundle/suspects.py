@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from volssl.methods.segmentation import Segmentation
 from volssl.progress import counted, say
 from volssl.slabs import HeldOut, SuspectNetwork
 from volssl.tasks import Task, TaskViews
+from volssl.tasks.crops import MarkedCrops
 from volssl.tasks.masks import Masks, check_masks, mask_files
 from volssl.tensors import load_tensors
 
 PREFIX = "suspects."  # of its weights within those of a whole run
+VALIDATIONS = 20  # of a training; one looks at whole volumes, and takes as long as some epochs of crops
 FOLD = "fold"  # folder of a part's training, within that of the stage, with its number
 INSTEAD = "take over the first stage of another run: suspects_path=RUN"
 
@@ -48,6 +50,7 @@ class SuspectTraining:
         output_dir: the run's folder.
         epochs: passes over the scans with masks.
         folds: parts of the training patients; 0 for none. The stage takes about as many times as long.
+        crop: voxels along R, A, S of the crops that are learnt from, four of each scan.
         batch_size: scans a step.
         learning_rate: its highest.
         seed, workers, device, precision, resume: as of the run.
@@ -65,10 +68,11 @@ class SuspectTraining:
         train: TrainingScans,
         validation: TrainingScans,
         output_dir: str,
-        epochs: int = 30,
+        epochs: int = 60,
         folds: int = 0,
+        crop: Sequence[int] = (48, 48, 24),
         batch_size: int = 4,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 1e-3,
         seed: int = 0,
         workers: int = 0,
         device: str | None = None,
@@ -83,6 +87,7 @@ class SuspectTraining:
         self.train, self.validation = train, validation
         self.run_dir = Path(output_dir) / FIRST_STAGE
         self.folds, self.epochs, self.batch_size, self.learning_rate = folds, epochs, batch_size, learning_rate
+        self.crop = tuple(crop)
         self.seed, self.workers = seed, workers
         self.device, self.precision, self.resume = device, precision, resume
         self.taken = read_stage(Path(path), task_views(train).task) if path else {}
@@ -158,14 +163,16 @@ class SuspectTraining:
         labels = views.labels.loc[list(self.train.ids)]
         check_masks(labels, views.task.label_columns[0], instead=INSTEAD)
         masks = Masks(mask_files(labels, self.table, label=views.task.label_columns[0]))
-        scans = MaskedScans(self.train, views.with_masks(masks), without=without, seed=self.seed)
+        crops = MarkedCrops(views.with_masks(masks), size=self.crop)
+        scans = MaskedScans(self.train, crops, without=without, seed=self.seed)
         marked = sum(masks.files[key] is not None for key in scans.ids)
         negative = counted(len(scans) - marked, "negative study")
         part = f", without {counted(len(without), 'patient')}" if without else ""
         say(f"stage 1 of 2: suspects, from {counted(marked, 'mask')} and {negative}{part}")
         network.requires_grad_(True)
-        method = Segmentation(network, views=views.with_masks(masks))
-        best = Validation(network, scans=self.validation.scans, views=task_views(self.validation))
+        method = Segmentation(network, views=crops)
+        every = max(1, self.epochs // VALIDATIONS)
+        best = Validation(network, scans=self.validation.scans, views=task_views(self.validation), every=every)
         MethodTrainer(
             method=method,
             dataset=scans,
@@ -193,11 +200,11 @@ class MaskedScans(ViewDataset):
         patients: keyed hash of each volume's patient.
     """
 
-    def __init__(self, scans: TrainingScans, views: TaskViews, *, without: Set[str], seed: int) -> None:
-        assert views.masks is not None
-        known = zip(scans.ids, scans.patients, strict=True)
-        kept = [i for i, (key, patient) in enumerate(known) if key in views.masks.files and patient not in without]
-        super().__init__([scans.scans[index] for index in kept], views, seed=seed)
+    def __init__(self, scans: TrainingScans, crops: MarkedCrops, *, without: Set[str], seed: int) -> None:
+        assert crops.views.masks is not None
+        known, files = zip(scans.ids, scans.patients, strict=True), crops.views.masks.files
+        kept = [i for i, (key, patient) in enumerate(known) if key in files and patient not in without]
+        super().__init__([scans.scans[index] for index in kept], crops, seed=seed)
         self.ids, self.patients = ([names[index] for index in kept] for names in (scans.ids, scans.patients))
 
 

@@ -19,7 +19,7 @@ class Segmentation(Method):
 
     Args:
         network: gives a logit for each voxel.
-        views: makes `image` and `mask` of one scan.
+        views: makes `image` and `mask` of one scan, or of some crops of it.
     """
 
     couples_samples = True
@@ -31,8 +31,9 @@ class Segmentation(Method):
         self.measure = DiceCELoss(sigmoid=True, batch=True)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """`image` and `mask` (B, 1, R, A, S) -> `logits` and `mask`, likewise."""
-        return {"logits": self.network.voxels(batch["image"]).float(), "mask": batch["mask"]}
+        """`image` and `mask` (B, 1, R, A, S), or (B, crops, 1, R, A, S) -> `logits` and `mask`, (N, 1, R, A, S)."""
+        image, mask = (batch[name].flatten(0, -5) for name in ("image", "mask"))
+        return {"logits": self.network.voxels(image).float(), "mask": mask}
 
     def losses(self, embedded: Mapping[str, Tensor]) -> Losses:
         """Of all voxels of a batch, `loss`."""
