@@ -125,6 +125,8 @@ def test_an_even_slab_or_an_encoder_of_several_channels_is_refused() -> None:
 
 def test_training_samples_are_marked_by_networks_that_have_not_seen_them(network: SlabNetwork, image: Tensor) -> None:
     others = [SuspectNetwork(features=(4,) * 6).eval() for _ in range(2)]
+    for brighter, other in enumerate(others, start=1):  # before training all of them see next to nothing anywhere
+        other.unet.final_conv.bias.data += 3.0 * brighter
     network.suspects.held_out = HeldOut(others, torch.tensor([1, 0, 1]))
     index = torch.tensor([1, 2])  # samples of the networks 0 and 1
     chosen = torch.arange(7).expand(2, 7)

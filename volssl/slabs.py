@@ -30,15 +30,14 @@ class SuspectNetwork(nn.Module):
     The paper's was a 2.5D encoder and decoder of its own (its reference 57); ours is MONAI's, in 3D.
 
     Args:
-        features: channels of its five levels, and of the last layers at full resolution; multiples of 4.
+        features: channels of its five levels, and of the last layers at full resolution.
     """
 
     def __init__(self, features: Sequence[int] = (8, 8, 16, 32, 64, 8)) -> None:
         super().__init__()
         self.settings = {"features": tuple(features)}
-        # Groups, unlike single channels, have a variance in a level of one voxel too.
-        norm = ("group", {"num_groups": 4})
-        self.unet = BasicUNet(3, 1, 1, features=tuple(features), norm=norm)
+        # By batch: it is trained on crops and marks whole volumes, of which other norms would measure the air too.
+        self.unet = BasicUNet(3, 1, 1, features=tuple(features), norm="batch")
         self.multiple = MULTIPLE  # TorchScript reads no global
         nn.init.constant_(self.unet.final_conv.bias, DARK)
         self.held_out: HeldOut | None = None  # no part of the network: its weights are not saved
