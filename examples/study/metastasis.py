@@ -70,6 +70,7 @@ def task_words(chosen: argparse.Namespace) -> tuple[str, ...]:
     return (
         f"task::grid={json.dumps(chosen.grid)}",
         f"task::spacing_mm={json.dumps(chosen.spacing)}",
+        f"suspect_crop={json.dumps(chosen.suspect_crop)}",
         f"scored={chosen.scored}",
         f"max_epochs={chosen.epochs}",
         *chosen.finetuning,
@@ -91,9 +92,10 @@ def options() -> argparse.ArgumentParser:
     given.add_argument("--crop", type=int, nargs=3, default=[64, 80, 20], help="of pretraining's large views, voxels")
     given.add_argument("--small-crop", type=int, nargs=3, default=[48, 60, 12], help="of its small ones")
     given.add_argument("--scored", type=int, default=10, help="slices of a volume that a step of training scores")
-    given.add_argument("--suspect-epochs", type=int, default=15, help="of the first stage")
-    given.set_defaults(unlabelled=300, labelled=80, validation=100, test=200)
-    given.set_defaults(grid=[64, 80, 42], simulated=[1.5, 4.0], spacing=[2.4, 2.4, 4.0])
+    given.add_argument("--suspect-epochs", type=int, default=20, help="of the first stage")
+    given.add_argument("--suspect-crop", type=int, nargs=3, default=[32, 32, 16], help="that it learns from, voxels")
+    given.set_defaults(unlabelled=300, labelled=240, validation=100, test=200)
+    given.set_defaults(grid=[64, 80, 42], simulated=[1.5, 3.0], spacing=[2.4, 2.4, 4.0])
     given.set_defaults(fractions=[0.25, 1.0], seeds=3, epochs=8, cases=20, draws=0)
     return given
 

@@ -1,4 +1,4 @@
-"""Crops for a network that marks voxels: what is marked is rare, and whole volumes would show it hardly anything else."""
+"""Crops for a network that marks voxels: what is marked is rare, and whole volumes show hardly anything else."""
 
 from __future__ import annotations
 
