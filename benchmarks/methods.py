@@ -20,7 +20,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from volssl.bundle.config import bundle_config, bundle_folder, read_config, resolved
+from volssl.bundle.config import bundle_config, read_config, resolved, train_configs
 from volssl.encoders import PaperDenseNet
 from volssl.methods import SwAV
 from volssl.methods.base import Method
@@ -52,7 +52,7 @@ def main() -> None:
         bare, step = swav_ms(settings, turns=chosen.turns, batch=chosen.batch)
         print(f"  {name:12} bare {bare:6.0f} ms  step {step:6.0f} ms  ratio {step / bare:.3f}")
     print(f"\na step of each method, in passes of the encoder over one crop of {'×'.join(map(str, LARGE))} a sample")
-    for name in names():
+    for name in train_configs("volume_pretraining"):
         print(f"  {name:12} {passes(name, turns=chosen.turns, batch=chosen.batch):.1f}")
 
 
@@ -141,12 +141,6 @@ def square(size: tuple[int, int, int]) -> tuple[int, int, int]:
     """A size of as many voxels or nearly, square in plane."""
     side = round((size[0] * size[1]) ** 0.5 / 8) * 8
     return side, side, size[2]
-
-
-def names() -> list[str]:
-    """The methods that have a config."""
-    configs = bundle_folder("volume_pretraining") / "configs"
-    return sorted(path.stem for path in configs.glob("*.yaml") if path.stem != "base")
 
 
 def best_ms(*calls: Callable[[], None], turns: int) -> tuple[float, float]:

@@ -19,8 +19,11 @@ import metastasis
 
 from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.export import export_run
+from volssl.bundle.score_encoder import score_encoder
 from volssl.bundle.workflow import finetune
+from volssl.encoders import load_encoder
 from volssl.simulate.cohort import simulate_brain_mr_cohort, simulate_cohort
+from volssl.tasks import Hemorrhage
 
 ARM = "combined"
 
@@ -32,6 +35,16 @@ def main(words: list[str] | None = None) -> None:
     store, labels = hemorrhage.cohorts(given.out, given, simulate_cohort)
     arm, run = hemorrhage.ARMS[ARM], given.out / "pretraining" / ARM
     encoder = hemorrhage.pretrained(arm, store, run, hemorrhage.look(given))
+    task = Hemorrhage(grid=given.grid, window_hu=given.window)
+    score_encoder(
+        encoder / "encoder.pt",
+        encoder=load_encoder(encoder)[0],
+        task=task,
+        store=store,
+        labels=labels,
+        split="test",
+        out=encoder / "test",
+    )
     export_run(encoder, chosen.bundles / "volume_pretraining")
     run = finetuned("hemorrhage", store, labels, given.out / "weights", encoder, hemorrhage.task_words(given))
     export_run(run, chosen.bundles / "head_ct_hemorrhage_classification")

@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,6 +18,7 @@ import torch
 import yaml
 from monai.bundle import ConfigWorkflow, ckpt_export, create_workflow, load, onnx_export, verify_net_in_out
 from monai.data import MetaTensor
+from sklearn.metrics import roc_auc_score
 
 from tests.bundle.conftest import CROP
 from tests.scans import noise_scan
@@ -26,10 +28,14 @@ from volssl.bundle.predict import predict_studies
 from volssl.bundle.ranges import PooledFeature
 from volssl.bundle.verify import check_bundle, config_findings
 from volssl.contract import InputContract
-from volssl.data import Store
+from volssl.data import Store, TrainingScans, join_labels
 from volssl.encoders import PaperDenseNet, load_encoder
-from volssl.errors import UserError
-from volssl.tensors import load_tensors
+from volssl.errors import UserError, user_error_in
+from volssl.evaluation.features import pooled_features
+from volssl.evaluation.knn import knn_scores
+from volssl.evaluation.probe import linear_probe
+from volssl.tasks import Hemorrhage, TaskViews
+from volssl.tensors import load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +186,71 @@ def test_the_feature_of_an_embedding_is_its_answer() -> None:
     pooled = PooledFeature(network)
     with torch.no_grad():
         assert torch.equal(network(image)[0], pooled.take())
+
+
+def evaluated(bundle: Path, store: Path, cohort: Path, **given: Any) -> None:
+    """Run `evaluate.yaml` over the exported bundle's train config."""
+    files = [str(bundle / "configs" / f"{name}.yaml") for name in ("train", "evaluate")]
+    places = {"bundle_root": str(bundle), "dataset_dir": str(store), "labels": str(cohort / "labels.csv")}
+    workflow = ConfigWorkflow(config_file=files, workflow_type="train", logging_file=False, **places, **given)
+    workflow.initialize()
+    workflow.run()
+
+
+def test_evaluate_yaml_scores_the_features_of_the_bundles_weights(
+    bundle: Path, run: Path, store: Path, cohort: Path
+) -> None:
+    evaluated(bundle, store, cohort)
+    found = json.loads(Path("evaluation/metrics.json").read_text())
+    encoder, contract = load_encoder(run)
+    task = Hemorrhage(grid=contract.grid, window_hu=contract.window_hu)
+    table = join_labels(Store.open(store), cohort / "labels.csv", required_columns=task.label_columns)
+    views = TaskViews(task, table)
+    sides = {
+        side: TrainingScans(store, views=views, labels=table, split=side) for side in ("train", "validation", "test")
+    }
+    known = {side: pooled_features(encoder.eval(), scans.scans, views) for side, scans in sides.items()}
+    x, y = (
+        {side: f.features for side, f in known.items()},
+        {side: f.labels["hemorrhage"] for side, f in known.items()},
+    )
+    probe = linear_probe(x["train"], y["train"], x["validation"], y["validation"])
+    expected = roc_auc_score(y["test"], probe.scores(x["test"]))
+    assert found["outputs"]["hemorrhage, linear probe"]["metrics"]["auc"]["value"] == pytest.approx(expected, abs=1e-9)
+    neighbours = roc_auc_score(y["test"], knn_scores(x["train"], y["train"], x["test"]))
+    assert found["outputs"]["hemorrhage, nearest neighbours"]["metrics"]["auc"]["value"] == pytest.approx(
+        neighbours, abs=1e-9
+    )
+    assert found["split"] == "test"
+    assert "simulated" in found["simulated"].lower()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"split": "train"}, "split train: features are scored on patients whom no probe learns from"),
+        ({"weights": "nowhere/model.pt"}, "nowhere/model.pt: no weights there"),
+        ({"task::window_hu": [100.0, 900.0]}, "window"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line(
+    bundle: Path, store: Path, cohort: Path, given: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        evaluated(bundle, store, cohort, **given)
+    assert re.search(why, str(user_error_in(caught.value)))
+    assert not Path("evaluation").exists()
+
+
+def test_patients_whom_an_encoder_saw_are_not_scored(
+    bundle: Path, run: Path, store: Path, cohort: Path, tmp_path: Path
+) -> None:
+    leaking = tmp_path / "leaking"
+    shutil.copytree(run, leaking)
+    facts = load_tensors(leaking / "encoder.pt")
+    rows = Store.open(store).columns("patient", "split").to_pandas()
+    facts["patients"] = sorted(rows.loc[rows["split"] == "test", "patient"])
+    save_tensors(leaking / "encoder.pt", facts)
+    with pytest.raises((RuntimeError, UserError)) as caught:
+        evaluated(bundle, store, cohort, weights=str(leaking / "encoder.pt"))
+    assert "seen" in str(user_error_in(caught.value))

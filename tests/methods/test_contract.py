@@ -13,13 +13,12 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from volssl.bundle.config import bundle_config, bundle_folder, read_config, resolved
+from volssl.bundle.config import bundle_config, read_config, resolved, train_configs
 from volssl.data.training import TrainingScans
 from volssl.methods import SwAV
 from volssl.methods.base import Method, Progress
 
-CONFIGS = (bundle_folder("volume_pretraining") / "configs").glob("*.yaml")
-NAMES = sorted(path.stem for path in CONFIGS if path.stem not in ("base", "inference"))
+NAMES = train_configs("volume_pretraining")
 SIZES: dict[str, Any] = {
     "crop_size": [24, 24, 8],
     "small_crop_size": [16, 16, 4],

@@ -61,9 +61,8 @@ def model_card(
             if facts.dim
             else f"Output: {len(facts.labels) + facts.slices} probabilities: {labels}."
         ),
+        "figures": figure_table(figures, facts),
     }
-    if not facts.dim:
-        parts["figures"] = figure_table(figures, facts.simulated)
     recipe = OTHER_FORMATS.sub("", recipe)
     for name, text in parts.items():
         found = [match for match in MARK.finditer(recipe) if match["name"] == name]
@@ -96,18 +95,22 @@ def seen(facts: BundleFacts) -> str:
     return f"Their {facts.ranges.volumes} volumes had voxels of {spacing} mm in a field of view of {extent} mm."
 
 
-def figure_table(figures: Mapping[str, Any] | None, simulated: bool | None) -> str:
+def figure_table(figures: Mapping[str, Any] | None, facts: BundleFacts) -> str:
     """The evaluation as a table with 95 % intervals, and on what it was measured."""
     if figures is None:
-        return "Not measured: `volssl evaluate` had not been run when the bundle was written."
-    of_what = "simulated " if simulated else ""
+        by = "`configs/evaluate.yaml`" if facts.dim else "`volssl evaluate`"
+        return f"Not measured: {by} had not been run when the bundle was written."
+    of_what = "simulated " if facts.simulated else ""
     header = (
         f"Measured on {figures['n_studies']} {of_what}studies of {figures['n_patients']} {figures['split']} patients, "
         "with 95 % bootstrap intervals by patient.\n\n"
     )
-    rows = ["| output | positives | " + " | ".join(METRICS.values()) + " |", "|---" * (2 + len(METRICS)) + "|"]
+    measured = {
+        key: name for key, name in METRICS.items() if any(key in o["metrics"] for o in figures["outputs"].values())
+    }
+    rows = ["| output | positives | " + " | ".join(measured.values()) + " |", "|---" * (2 + len(measured)) + "|"]
     for name, output in figures["outputs"].items():
-        cells = [cell(output["metrics"].get(metric)) for metric in METRICS]
+        cells = [cell(output["metrics"].get(metric)) for metric in measured]
         rows.append(f"| {name} | {output['positives']} of {output['n']} | {' | '.join(cells)} |")
     return header + "\n".join(rows)
 

@@ -19,13 +19,19 @@ from monai.utils import optional_import
 from volssl.errors import UsageError, UserError
 
 BASE, PRESETS = "base.yaml", "presets"  # what configs of a folder share; files of other values for one of them
-INFERENCE = "inference.yaml"  # which trains nothing
+TRAINS_NOTHING = (BASE, "inference.yaml", "evaluate.yaml")
 SEPARATOR = "::"  # MONAI's own, between the parts of a nested key
 
 
 def bundle_folder(bundle: str) -> Path:
     """Where a bundle that volssl ships lies."""
     return Path(str(importlib.resources.files("volssl.bundles"))) / bundle
+
+
+def train_configs(bundle: str) -> list[str]:
+    """Names of the configs of a bundle that train; of `volume_pretraining` the methods."""
+    folder = bundle_folder(bundle) / "configs"
+    return sorted(path.stem for path in folder.glob("*.yaml") if path.name not in TRAINS_NOTHING)
 
 
 def bundle_config(bundle: str, name: str, *, preset: str = "") -> list[Path]:
@@ -37,7 +43,7 @@ def bundle_config(bundle: str, name: str, *, preset: str = "") -> list[Path]:
         UserError: where there is none of this name, or no such preset; it lists those there are.
     """
     folder = bundle_folder(bundle) / "configs"
-    known = sorted(path.stem for path in folder.glob("*.yaml") if path.name not in (BASE, INFERENCE))
+    known = train_configs(bundle)
     if name not in known:
         raise UserError(f"{name}: no such config in {bundle}{nearest(name, known)}; there are {', '.join(known)}")
     files = [path for path in (folder / BASE, folder / f"{name}.yaml") if path.is_file()]

@@ -38,7 +38,7 @@ class Packed:
         values: entries of the recipe's inference config, by how its lines begin.
         patients: how many the weights saw.
         known: of the training data; None where they are not at hand.
-        figures: what `volssl evaluate` found of these weights, or None.
+        figures: what `volssl evaluate`, or of an encoder `evaluate.yaml`, found of these weights, or None.
     """
 
     network: nn.Module
@@ -101,7 +101,7 @@ def packed_classifier(run: Path) -> Packed:
         values=values,
         patients=len(model.facts["patients"]),
         known=training_data(run, model),
-        figures=evaluation_of(run),
+        figures=evaluation_of(run, MODEL),
     )
 
 
@@ -130,7 +130,7 @@ def packed_encoder(run: Path) -> Packed:
         values=values,
         patients=len(patients),
         known=encoder_data(run, network, contract, patients),
-        figures=None,
+        figures=evaluation_of(run, ENCODER),
     )
 
 
@@ -139,9 +139,9 @@ def encoder_value(encoder: Encoder) -> Mapping[str, Any]:
     return {"  encoder": {"_target_": f"volssl.encoders.{type(encoder).__name__}", **encoder.settings}}
 
 
-def evaluation_of(run: Path) -> dict[str, Any] | None:
-    """The evaluation of the run's weights on test patients, or on others where there is none; None without any."""
-    weights = hashlib.sha256((run / MODEL).read_bytes()).hexdigest()
+def evaluation_of(run: Path, name: str) -> dict[str, Any] | None:
+    """The evaluation of a file of weights on test patients, or on others where there is none; None without any."""
+    weights = hashlib.sha256((run / name).read_bytes()).hexdigest()
     found = [json.loads(path.read_text()) for path in sorted([*run.glob("metrics.json"), *run.glob("*/metrics.json")])]
     found = [figures for figures in found if figures.get("model_sha256") == weights]
     # The run's own store goes before another site's, and its test patients before others.
