@@ -2,9 +2,10 @@
 
     python examples/study/weights.py --hemorrhage study --metastasis study-mr --bundles bundles
 
-`study` and `study-mr` are folders of the two studies, or new ones: what is done there, cohorts and the pretraining, is
-not done again. The encoder is pretrained by SwAV and restoration together, the classifiers start from it and learn from
-all labels. Everything is simulated: the weights show how a bundle runs, and say nothing about patients.
+`study` and `study-mr` are folders of the two studies, or new ones; either may be left out. What is done there, cohorts
+and the pretraining, is not done again. The encoder is pretrained by SwAV and restoration together, the classifiers
+start from it and learn from all labels. Everything is simulated: the weights show how a bundle runs, and say nothing
+about patients.
 """
 
 from __future__ import annotations
@@ -29,17 +30,24 @@ ARM = "combined"
 
 
 def main(words: list[str] | None = None) -> None:
-    """Make the weights of three bundles."""
+    """Make the weights of the bundles whose study is named."""
     chosen = options().parse_args(words)
+    if chosen.hemorrhage:
+        from_head_ct(chosen)
+    if chosen.metastasis:
+        from_brain_mr(chosen)
+
+
+def from_head_ct(chosen: argparse.Namespace) -> None:
+    """`volume_pretraining`, and the classifier of hemorrhage."""
     given = hemorrhage.options().parse_args(["--out", str(chosen.hemorrhage), *shlex.split(chosen.hemorrhage_options)])
     store, labels = hemorrhage.cohorts(given.out, given, simulate_cohort)
     arm, run = hemorrhage.ARMS[ARM], given.out / "pretraining" / ARM
     encoder = hemorrhage.pretrained(arm, store, run, hemorrhage.look(given))
-    task = Hemorrhage(grid=given.grid, window_hu=given.window)
     score_encoder(
         encoder / "encoder.pt",
         encoder=load_encoder(encoder)[0],
-        task=task,
+        task=Hemorrhage(grid=given.grid, window_hu=given.window),
         store=store,
         labels=labels,
         split="test",
@@ -49,6 +57,9 @@ def main(words: list[str] | None = None) -> None:
     run = finetuned("hemorrhage", store, labels, given.out / "weights", encoder, hemorrhage.task_words(given))
     export_run(run, chosen.bundles / "head_ct_hemorrhage_classification")
 
+
+def from_brain_mr(chosen: argparse.Namespace) -> None:
+    """The classifier of metastasis."""
     given = metastasis.options().parse_args(["--out", str(chosen.metastasis), *shlex.split(chosen.metastasis_options)])
     store, labels = hemorrhage.cohorts(given.out, given, partial(simulate_brain_mr_cohort, stripped=True))
     arm, run = metastasis.ARMS[ARM], given.out / "pretraining" / ARM
@@ -69,8 +80,8 @@ def finetuned(task: str, store: Path, labels: Path, run: Path, encoder: Path, wo
 def options() -> argparse.ArgumentParser:
     """Where things are."""
     given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    given.add_argument("--hemorrhage", type=Path, required=True, help="folder of that study")
-    given.add_argument("--metastasis", type=Path, required=True, help="folder of that study")
+    given.add_argument("--hemorrhage", type=Path, help="folder of that study")
+    given.add_argument("--metastasis", type=Path, help="folder of that study")
     given.add_argument("--bundles", type=Path, default=Path("bundles"), help="the recipes that are filled")
     given.add_argument("--hemorrhage-options", default="", metavar="WORDS", help="of that study, as one string")
     given.add_argument("--metastasis-options", default="", metavar="WORDS")
