@@ -187,7 +187,7 @@ def test_the_figures_of_an_evaluation_stand_in_card_and_metadata(run_copy: Path,
     export_run(run_copy, tmp_path / "out")
     card = (tmp_path / "out" / "docs" / "README.md").read_text()
     assert "40 simulated studies of 31 test patients" in card
-    assert "| hemorrhage | 17 of 40 | 0.912 (0.880–0.941) | – | – | – |" in card
+    assert "| hemorrhage | 17 of 40 | 0.912 (0.880–0.941) |" in card
     kept = json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text())["eval_metrics"]
     assert kept["outputs"] == {"hemorrhage": {"auc": figure}}
 
@@ -265,4 +265,4 @@ def test_the_figures_of_other_weights_are_not_taken(run_copy: Path, tmp_path: Pa
     (run_copy / "test").mkdir()
     stale = {"split": "test", "n_studies": 4, "n_patients": 3, "outputs": {}, "model_sha256": "0" * 64}
     (run_copy / "test" / "metrics.json").write_text(json.dumps(stale))
-    assert packing.evaluation_of(run_copy) is None
+    assert packing.evaluation_of(run_copy, "model.pt") is None
