@@ -26,15 +26,16 @@ from volssl.bundle.embed import embed_run, middle_crop
 from volssl.bundle.embedding import EmbeddingNetwork, MiddleCropd
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.ranges import PooledFeature
+from volssl.bundle.score_encoder import score_encoder
 from volssl.bundle.verify import check_bundle, config_findings
 from volssl.contract import InputContract
 from volssl.data import Store, TrainingScans, join_labels
-from volssl.encoders import PaperDenseNet, load_encoder
+from volssl.encoders import PaperDenseNet, load_encoder, save_encoder
 from volssl.errors import UserError, user_error_in
 from volssl.evaluation.features import pooled_features
 from volssl.evaluation.knn import knn_scores
 from volssl.evaluation.probe import linear_probe
-from volssl.tasks import Hemorrhage, TaskViews
+from volssl.tasks import Hemorrhage, Metastasis, TaskViews
 from volssl.tensors import load_tensors, save_tensors
 
 
@@ -254,3 +255,20 @@ def test_patients_whom_an_encoder_saw_are_not_scored(
     with pytest.raises((RuntimeError, UserError)) as caught:
         evaluated(bundle, store, cohort, weights=str(leaking / "encoder.pt"))
     assert "seen" in str(user_error_in(caught.value))
+
+
+def test_an_encoder_of_mr_is_scored_on_mr(brain_store: Path, brain_cohort: Path, tmp_path: Path) -> None:
+    task, encoder = Metastasis(grid=(24, 28, 12), spacing_mm=(6.0, 6.0, 12.0)), PaperDenseNet()
+    save_encoder(tmp_path / "encoder.pt", encoder, contract=task.contract, patients=set(), method="SwAV")
+    found = score_encoder(
+        tmp_path / "encoder.pt",
+        encoder=encoder,
+        task=task,
+        store=brain_store,
+        labels=brain_cohort / "labels.csv",
+        split="validation",
+        out=tmp_path / "scored",
+    )
+    rows = Store.open(brain_store).columns("modality", "split").to_pandas()
+    assert found["n_studies"] == int((rows["split"] == "validation").sum()) > 0
+    assert set(found["outputs"]) == {"metastasis, linear probe", "metastasis, nearest neighbours"}

@@ -76,7 +76,13 @@ def score_encoder(
     views = TaskViews(task, table, cache=BoxCache())
     sides = {
         name: TrainingScans(
-            store, views=views, labels=table, split=name, fold=fold, fraction=fraction if name == "train" else 1.0
+            store,
+            views=views,
+            modality=task.contract.modality,
+            labels=table,
+            split=name,
+            fold=fold,
+            fraction=fraction if name == "train" else 1.0,
         )
         for name in ("train", "validation", split)
     }

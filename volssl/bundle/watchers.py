@@ -53,8 +53,9 @@ class Watchers:
         if labels and task is not None:
             table = join_labels(Store.open(store), labels, required_columns=task.label_columns)
             views = TaskViews(task, table, cache=BoxCache(memory_mb=4096.0))
-            training = TrainingScans(store, labels=table, fraction=fraction, fold=fold, views=views)
-            validation = TrainingScans(store, labels=table, fold=fold, split="validation", views=views)
+            kind = task.contract.modality
+            training = TrainingScans(store, labels=table, modality=kind, fraction=fraction, fold=fold, views=views)
+            validation = TrainingScans(store, labels=table, modality=kind, fold=fold, split="validation", views=views)
             probe = OnlineProbe(method.encoder, train=training, validation=validation, views=views, every=probe_epochs)
         keeper = SaveEncoder(contract=contract, earlier_patients=earlier_patients, chosen_by=probe)
         pictures = SavePictures(spacing_mm=contract.spacing_mm)
