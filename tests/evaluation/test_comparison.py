@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from volssl.evaluation.comparison import (
 )
 from volssl.evaluation.comparison_page import Found, headline, write_comparison_page
 from volssl.evaluation.convergence import Course
+from volssl.evaluation.delong import delong_test
 
 FRACTIONS = {0.1: 12, 1.0: 120}
 PERTURBED = ("Gamma", "Rotation")
@@ -117,6 +119,26 @@ def row(found: Found, encoder: str, fraction: float, output: str = "bleed") -> d
     ]
     assert len(chosen) == 1
     return dict(chosen.iloc[0])
+
+
+def test_delongs_test_stands_beside_the_bootstrap_where_each_patient_has_one_case() -> None:
+    made = groups()
+    summary = summarise(made, ["bleed"], reference="scratch", resamples=20)
+    assert summary["to_reference_delong_p"].isna().all()  # two studies a patient: not independent
+    alone = [replace(group, tables=[one.assign(patient=one["id"]) for one in group.tables]) for group in made]
+    summary = summarise(alone, ["bleed"], reference="scratch", resamples=20).set_index(["encoder", "fraction"])
+    of = {(group.encoder, group.fraction): pooled(group.tables, "bleed") for group in alone}
+    for fraction in FRACTIONS:
+        y, mine, _ = of["swav", fraction]
+        for name, other in (("to_reference", "scratch"), ("to_rule", RULE)):
+            expected = delong_test(y, mine, of[other, fraction][1]).p
+            assert summary.loc[("swav", fraction), f"{name}_delong_p"] == pytest.approx(expected)
+    assert math.isnan(summary.loc[("scratch", 0.1), "to_reference_delong_p"])
+    assert (
+        summary.loc[("swav", 0.1), "to_reference_delong_p"]
+        < 0.001
+        < summary.loc[("swav", 1.0), "to_reference_delong_p"]
+    )
 
 
 def test_the_figure_of_several_repeats_is_the_mean_of_theirs(found: Found) -> None:

@@ -123,3 +123,22 @@ def test_an_interval_stays_within_0_and_1() -> None:
 def test_unfit_cases_are_refused(y, scores, message) -> None:
     with pytest.raises(ValueError, match=message):
         delong_covariance(y, np.array(scores))
+
+
+def test_means_of_several_models_are_compared_by_their_contrast() -> None:
+    y, scores = cases()
+    test = delong_test(y, scores[:, :2], scores[:, 2])
+    covariance = by_all_pairs(y, scores)
+    areas = [roc_auc_score(y, score) for score in scores.T]
+    variance = (
+        (covariance[0, 0] + covariance[1, 1] + 2 * covariance[0, 1]) / 4
+        + covariance[2, 2]
+        - (covariance[0, 2] + covariance[1, 2])
+    )
+    assert (test.auc, test.other) == pytest.approx(((areas[0] + areas[1]) / 2, areas[2]))
+    assert test.difference == pytest.approx((areas[0] + areas[1]) / 2 - areas[2])
+    assert test.standard_error == pytest.approx(math.sqrt(variance))
+    assert test.p == pytest.approx(2 * norm.sf(abs(test.difference) / math.sqrt(variance)))
+    assert delong_test(y, scores[:, [0, 0]], scores[:, 2]).p == pytest.approx(
+        delong_test(y, scores[:, 0], scores[:, 2]).p
+    )

@@ -8,7 +8,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from volssl.evaluation.intensity_rule import BINS, choose_rule, intensity_counts, rule_predictions
+from volssl.evaluation.intensity_rule import (
+    BINS,
+    DEPTHS,
+    choose_rule,
+    depth_in_slice,
+    intensity_counts,
+    rule_predictions,
+)
 
 
 def volume(*, blood: int, bone: int = 20, seed: int = 0) -> torch.Tensor:
@@ -30,15 +37,16 @@ def table(output: str, labels: list[float]) -> pd.DataFrame:
 
 def test_voxels_are_counted_by_slice_channel_and_bin() -> None:
     counts = intensity_counts(volume(blood=31))
-    assert counts.shape == (4, 1, BINS)
-    assert counts[:, 0, int(0.6 * BINS)].tolist() == [30, 1, 0, 0]
-    assert counts[:, 0, BINS - 1].tolist() == [0, 0, 0, 20]  # 1 itself is in the last bin
-    assert counts.sum(axis=-1).tolist() == [[30], [30], [30], [30]]
+    assert counts.shape == (4, len(DEPTHS), 1, BINS)
+    whole = counts[:, 0, 0]
+    assert whole[:, int(0.6 * BINS)].tolist() == [30, 1, 0, 0]
+    assert whole[:, BINS - 1].tolist() == [0, 0, 0, 20]  # 1 itself is in the last bin
+    assert whole.sum(axis=-1).tolist() == [30, 30, 30, 30]
 
 
 def test_a_second_channel_is_counted_apart() -> None:
     both = torch.cat([volume(blood=7), volume(blood=0)])
-    assert intensity_counts(both)[..., int(0.6 * BINS)].sum(axis=0).tolist() == [7, 0]
+    assert intensity_counts(both)[:, 0, :, int(0.6 * BINS)].sum(axis=0).tolist() == [7, 0]
 
 
 def test_the_rule_finds_the_band_that_holds_the_blood_whatever_the_bone() -> None:
@@ -50,13 +58,45 @@ def test_the_rule_finds_the_band_that_holds_the_blood_whatever_the_bone() -> Non
     assert 0.3 < rule.low <= 0.6 < rule.high < 1.0
 
 
+def head(*, blood: int, scalp: int) -> torch.Tensor:
+    """(1, 21, 21, 3): a square of brain in air, with voxels of blood in its middle and as bright ones at its rim."""
+    image = torch.zeros(1, 21, 21, 3)
+    image[0, 1:-1, 1:-1] = 0.3
+    middle = [(8 + k // 5, 8 + k % 5) for k in range(blood)]
+    rim = [(1, 1 + k) for k in range(scalp)]
+    for r, a in middle + rim:
+        image[0, r, a, 1] = 0.6
+    return image
+
+
+def test_depth_is_the_distance_to_the_surface_within_the_slice_as_a_share_of_the_greatest() -> None:
+    depth = depth_in_slice(head(blood=0, scalp=0)[0].numpy())
+    assert depth.shape == (21, 21, 3)
+    assert depth[10, 10].tolist() == [1, 1, 1]  # ten voxels from the air
+    assert depth[10, [0, 1, 3, 19, 20], 0].tolist() == pytest.approx([0, 0.1, 0.3, 0.1, 0])
+    hollow = head(blood=0, scalp=0)[0].numpy()
+    hollow[9:12, 9:12] = 0  # fluid as dark as air, enclosed
+    assert depth_in_slice(hollow)[10, 10, 0] == 1
+
+
+def test_blood_inside_is_told_from_as_bright_a_rim_by_its_depth() -> None:
+    rims = [19, 3, 12, 5, 17, 8]
+    images = [head(blood=blood, scalp=rim) for blood, rim in zip([0, 1, 2, 5, 6, 7], rims, strict=True)]
+    y = np.array([0, 0, 0, 1, 1, 1.0])
+    rule = choose_rule(y, np.stack([intensity_counts(image).sum(axis=0) for image in images]))
+    assert (rule.auc, rule.more, rule.depth) == (1.0, True, 0.15)
+    assert "15 % deep or more" in str(rule)
+    whole = np.array([[float((image > 0.5).sum())] for image in images])
+    assert roc_auc_score(y, whole) < 0.8
+
+
 def test_its_figure_is_that_of_the_shares_it_counts() -> None:
     rng = np.random.default_rng(0)
     y = (rng.random(40) < 0.5).astype(float)
-    counts = rng.integers(1, 50, size=(40, 2, BINS))
+    counts = rng.integers(1, 50, size=(40, len(DEPTHS), 2, BINS))
     rule = choose_rule(y, counts)
     assert rule.auc == pytest.approx(roc_auc_score(y, rule.score(counts)))
-    assert rule.auc > roc_auc_score(y, counts[:, 0, :5].sum(axis=-1) / counts[:, 0].sum(axis=-1))
+    assert rule.auc > roc_auc_score(y, counts[:, 0, 0, :5].sum(axis=-1) / counts[:, 0, 0].sum(axis=-1))
 
 
 def test_fewer_voxels_may_be_the_sign() -> None:
@@ -100,4 +140,4 @@ def test_without_both_classes_it_guesses() -> None:
     assert rules == {}
     assert scored["p_x"].tolist() == [0.5, 0.5]
     with pytest.raises(ValueError, match="one class"):
-        choose_rule(np.ones(2), np.ones((2, 1, BINS)))
+        choose_rule(np.ones(2), np.ones((2, len(DEPTHS), 1, BINS)))

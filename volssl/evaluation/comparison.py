@@ -13,6 +13,7 @@ import pandas as pd
 
 from volssl.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
 from volssl.evaluation.convergence import Convergence, Course, convergence
+from volssl.evaluation.delong import delong_test, why_no_variance
 from volssl.evaluation.metrics import Floats, roc_auc
 from volssl.evaluation.predictions import cases_of
 from volssl.evaluation.robustness import auc_lost, relative_change
@@ -72,7 +73,8 @@ def summarise(
     Returns:
         `encoder`, `mode`, `fraction`, `output`, `labelled_patients`, `repeats`, `validation_auc`, `n`, `n_patients`;
         the mean AUC over the repeats `auc`, `auc_low`, `auc_high` and its spread `auc_sd`; and the paired differences
-        `to_reference` and `to_rule` with `_low`, `_high`, NaN where there is none.
+        `to_reference` and `to_rule` with `_low`, `_high`, NaN where there is none, and DeLong's two-sided `_delong_p`,
+        NaN too where a patient has several cases, which DeLong takes for independent.
     """
     of = {group.key: group for group in groups}
     rows = []
@@ -97,11 +99,13 @@ def summarise(
             }
             for name, (encoder, mode) in others.items():
                 other = of.get((encoder, mode, group.fraction))
-                difference = None
+                difference, p = None, math.nan
                 if other is not None and other.key != group.key and group.encoder != RULE:
                     theirs = pooled(other.tables, output)[1]
                     difference = paired_difference(roc_auc, y, scores, theirs, patients, resamples=resamples)
-                row |= _columns(name, difference)
+                    if len(np.unique(patients)) == len(y) and not why_no_variance(y):
+                        p = delong_test(y, scores, theirs).p
+                row |= {**_columns(name, difference), f"{name}_delong_p": p}
             rows.append(row)
     return pd.DataFrame(rows)
 

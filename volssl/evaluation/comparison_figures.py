@@ -10,13 +10,14 @@ import pandas as pd
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from volssl.evaluation.comparison import RULE as BASELINE
-from volssl.evaluation.convergence import Course, mean_course
+from volssl.evaluation.convergence import Course, mean_course, median_epoch
 from volssl.evaluation.figures import FIRST, INK, MUTED, OTHERS, RULE, STYLES, as_svg, legend_below, plain_axes
 from volssl.evaluation.robustness import relative_change
 
 MARKS = "osD^vPX"
 WHISKERS = (5, 95)  # percentiles
-WIDEST = 150.0  # per cent of relative change that is drawn; a small probability may move by thousands
+LINEAR = 100.0  # per cent of relative change; above, the axis is logarithmic: a small probability may move by thousands
+TICKS = (-100, -50, 0, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
 
 
 def label_efficiency_figure(summary: pd.DataFrame, *, reference: str) -> str:
@@ -59,7 +60,7 @@ def convergence_figure(courses: Mapping[str, Sequence[Course]], *, reference: st
         epochs, mean, spread = mean_course(list(repeats))
         axes.plot(epochs, mean, label=name, **look)
         axes.fill_between(epochs, mean - spread, mean + spread, color=look["color"], alpha=0.12, linewidth=0)
-        at = float(np.median([course.converged for course in repeats]))
+        at = median_epoch([course.converged for course in repeats])
         axes.plot(at, np.interp(at, epochs, mean), marker=look["marker"], color=look["color"], markersize=7)
     first = courses.get(reference)
     if first:
@@ -73,6 +74,8 @@ def convergence_figure(courses: Mapping[str, Sequence[Course]], *, reference: st
 
 def robustness_figure(answers: Mapping[str, Sequence[pd.DataFrame]], *, reference: str) -> str:
     """Draw how the relative change of the probability is spread: boxes from quartile to quartile, whiskers 5 to 95 %.
+
+    From 100 % upwards the axis is logarithmic, so that nothing is cut.
 
     Args:
         answers: of each encoder, a table a repeat, as `perturbed_answers` gives them.
@@ -102,7 +105,11 @@ def robustness_figure(answers: Mapping[str, Sequence[pd.DataFrame]], *, referenc
         axes.plot([], [], "s", color=color, label=name)
         ends += [np.percentile(value, WHISKERS) for value in values]
     low, high = np.min(ends), np.max(ends)
-    axes.set_ylim(max(low * 1.08, -105), min(high * 1.08, WIDEST))
+    axes.set_yscale("symlog", linthresh=LINEAR, linscale=1.5)
+    axes.set_ylim(max(low * 1.08, -105), high * 1.15)
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low * 1.08 <= tick <= high * 1.15]))
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xticks(range(len(ways)), ways)
     axes.tick_params(axis="x", length=0)
     axes.axhline(0, color=MUTED, linewidth=1, linestyle=":", zorder=1)

@@ -17,6 +17,8 @@ from volssl.evaluation.convergence import Course
 from volssl.evaluation.page import Picture, number, readable, svg_picture, write_page
 from volssl.evaluation.robustness import PERTURBATIONS
 
+P_SHOWN = 0.001  # a smaller probability is said to be smaller
+
 
 @dataclass(frozen=True)
 class Found:
@@ -87,6 +89,7 @@ def write_comparison_page(
         others=[(readable(output), tables[output]) for output in outputs[1:]],
         several_modes=len(found.modes) > 1,
         several_repeats=int(summary["repeats"].max()) > 1,
+        has_delong=bool(summary["to_reference_delong_p"].notna().any()),
         weak=weak_models(found),
         efficiency=[efficiency_picture(found, mode) for mode in found.modes if summary["fraction"].nunique() > 1],
         convergence=[convergence_part(found, mode) for mode in found.convergence],
@@ -120,6 +123,7 @@ def cell(row: Mapping[Any, Any]) -> dict[str, Any]:
         "auc": interval_of(row, "auc"),
         "sd": row["auc_sd"],
         "difference": interval_of(row, "to_reference"),
+        "delong": p_value(row["to_reference_delong_p"]),
         "weak": to_rule is not None and not to_rule.low > 0,
     }
 
@@ -222,7 +226,7 @@ def robustness_part(found: Found, mode: str) -> dict[str, Any]:
     svg = robustness_figure(found.answers[mode], reference=found.reference)
     caption = (
         "Relative change of the probability when the image is changed: boxes hold the middle half of all answers, "
-        "whiskers 90 %. The narrower and the closer to zero, the more robust."
+        "whiskers 90 %; above 100 % the axis is logarithmic. The narrower and the closer to zero, the more robust."
     )
     picture = svg_picture(svg, alt=f"Relative change of the probability, middle half: {said}.", caption=caption)
     return {"mode": mode, "picture": picture, "ways": ways, "rows": rows}
@@ -231,6 +235,13 @@ def robustness_part(found: Found, mode: str) -> dict[str, Any]:
 def bounds_of(interval: Interval) -> str:
     """`0.901 to 0.953`."""
     return f"{number(interval.low)} to {number(interval.high)}"
+
+
+def p_value(p: float) -> str:
+    """`p 0.031`, `p < 0.001`; nothing where there is none."""
+    if math.isnan(p):
+        return ""
+    return f"p {number(p)}" if p >= P_SHOWN else f"p < {number(P_SHOWN)}"
 
 
 def per_cent(value: float) -> str:

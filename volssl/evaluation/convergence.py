@@ -75,15 +75,15 @@ def convergence(courses: list[Course], reference: list[Course]) -> Convergence:
     if len(courses) != len(reference) or not courses:
         raise ValueError(f"{len(courses)} repeats against {len(reference)}: they are compared in pairs")
     to_reference = [mine.first_at(other.best) for mine, other in zip(courses, reference, strict=True)]
-    converged = _median([course.converged for course in courses])
-    to_best = _median(to_reference)
+    converged = median_epoch([course.converged for course in courses])
+    to_best = median_epoch(to_reference)
     return Convergence(
         converged=converged,
         to_reference=to_best,
         reached=sum(math.isfinite(epoch) for epoch in to_reference),
         repeats=len(courses),
-        saved=_saved(converged, _median([course.converged for course in reference])),
-        saved_to_reference=_saved(to_best, _median([course.best_epoch for course in reference])),
+        saved=_saved(converged, median_epoch([course.converged for course in reference])),
+        saved_to_reference=_saved(to_best, median_epoch([course.best_epoch for course in reference])),
     )
 
 
@@ -94,7 +94,7 @@ def mean_course(courses: list[Course]) -> tuple[Floats, Floats, Floats]:
     return np.array(shared), values.mean(axis=0), values.std(axis=0)
 
 
-def _median(epochs: list[float]) -> float:
+def median_epoch(epochs: list[float]) -> float:
     """The median, of an even number the later of the two in the middle, so that it is an epoch, or never."""
     return sorted(epochs)[len(epochs) // 2]
 

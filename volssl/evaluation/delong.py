@@ -25,7 +25,7 @@ class DeLongTest:
     """Two AUCs of the same cases, compared.
 
     Attributes:
-        auc, other: the two areas.
+        auc, other: the two areas, each the mean of its models.
         difference: `auc` minus `other`.
         standard_error: of the difference.
         z: difference over standard error; NaN where the scores rank all cases alike.
@@ -81,16 +81,22 @@ def delong_interval(y: npt.ArrayLike, score: npt.ArrayLike, *, level: float = 0.
 
 
 def delong_test(y: npt.ArrayLike, score: npt.ArrayLike, other: npt.ArrayLike) -> DeLongTest:
-    """Compare the AUCs of two scores of the same cases."""
-    both = np.stack([np.asarray(score, dtype=np.float64), np.asarray(other, dtype=np.float64)], axis=1)
-    areas, covariance = delong_covariance(y, both)
-    difference = float(areas[0] - areas[1])
-    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
-    error = math.sqrt(max(variance, 0.0))
+    """Compare the AUCs of two scores of the same cases, or the mean AUCs of several each.
+
+    Args:
+        y: labels (n,), 0 or 1; cases with NaN are left out.
+        score, other: (n,), or (n, models) whose AUCs are averaged.
+    """
+    mine, theirs = (np.asarray(scores, dtype=np.float64).reshape(len(np.asarray(y)), -1) for scores in (score, other))
+    areas, covariance = delong_covariance(y, np.concatenate([mine, theirs], axis=1))
+    k, others = mine.shape[1], theirs.shape[1]
+    contrast = np.concatenate([np.full(k, 1 / k), np.full(others, -1 / others)])  # equation 5 of the paper
+    difference = float(contrast @ areas)
+    error = math.sqrt(max(float(contrast @ covariance @ contrast), 0.0))
     alike = error < 1e-12  # the covariances cancel, but for rounding
     z = math.nan if alike else difference / error
     p = 1.0 if alike else float(2 * norm.sf(abs(z)))
-    return DeLongTest(float(areas[0]), float(areas[1]), difference, error, z, p)
+    return DeLongTest(float(areas[:k].mean()), float(areas[k:].mean()), difference, error, z, p)
 
 
 def why_no_variance(y: Floats) -> str | None:

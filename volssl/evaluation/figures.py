@@ -224,9 +224,12 @@ def plain_axes(width_in: float, height_in: float, x: str, y: str) -> tuple[Figur
 
 
 def legend_below(axes: Any) -> None:
-    """The legend under the axes, outside of them."""
+    """The legend under the axes, outside of them, in up to four columns."""
     handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(handles, labels, loc="outside lower left", frameon=False, fontsize=9, labelcolor=INK)
+    columns = min(len(labels), 4 if max(map(len, labels), default=0) <= 22 else 2)
+    axes.figure.legend(
+        handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9, labelcolor=INK
+    )
 
 
 def as_svg(figure: Figure) -> str:
