@@ -9,6 +9,7 @@ from typing import Any
 from volssl.bundle.answers import RESEARCH
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.ranges import written
+from volssl.contract import InputContract
 
 STATUS = {
     True: "**Trained on simulated data** (`volssl simulate`): nothing here says anything about patients.",
@@ -54,8 +55,7 @@ def model_card(
     parts = {
         "status": f"{STATUS[facts.simulated]} **{RESEARCH}**",
         "data": f"{STATUS[facts.simulated]} The weights saw {patients} patients. {seen(facts)}\n\n{NO_DATA}",
-        "tensors": f"Input: {counted(contract.channels)} of {contract.modality}, {grid} voxels of {spacing} mm along "
-        "right, anterior, superior.\n\n"
+        "tensors": f"Input: {looked_at(contract)}; {grid} voxels of {spacing} mm along right, anterior, superior.\n\n"
         + (
             f"Output: a feature of {facts.dim} numbers."
             if facts.dim
@@ -83,6 +83,15 @@ def with_formats(card: str, lines: Sequence[str]) -> str:
 def counted(channels: int) -> str:
     """`one channel`, or `3 channels`."""
     return "one channel" if channels == 1 else f"{channels} channels"
+
+
+def looked_at(contract: InputContract) -> str:
+    """`one channel of CT, window with center 55 and width 200 HU mapped to [0, 1]`."""
+    scaled = [f"window with center {center:g} and width {width:g} HU" for center, width in contract.windows_hu]
+    if "MR" in contract.modality:
+        scaled.append("percentiles .5 and 99.5 of MR" if scaled else "percentiles .5 and 99.5")
+    low, high = contract.value_range
+    return f"{counted(contract.channels)} of {contract.modality}, {', '.join(scaled)} mapped to [{low:g}, {high:g}]"
 
 
 def seen(facts: BundleFacts) -> str:
