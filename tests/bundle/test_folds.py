@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from volssl.bundle.config import bundle_config, parse_overrides, read_config
 from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.workflow import finetune
-from volssl.data import Store
+from volssl.data import Store, join_labels
 from volssl.data.manifest import table_of
 from volssl.data.split_store import split_store
 from volssl.errors import UserError
@@ -46,6 +46,25 @@ def test_a_run_of_a_fold_trains_on_the_others_and_is_evaluated_on_it(store: Path
             encoder=run,
             words=(*FINETUNING, "fold=0"),
         )
+
+
+def test_labels_mixed_in_choose_the_volume_of_a_group_that_has_one(store: Path, cohort: Path, tmp_path: Path) -> None:
+    grouped = shutil.copytree(store, tmp_path / "store")
+    labels = pd.read_csv(cohort / "labels.csv")
+    labels[:1].to_csv(tmp_path / "labels.csv", index=False)
+    rows = Store.open(grouped).rows.to_pylist()
+    (labelled,) = join_labels(Store.open(grouped), tmp_path / "labels.csv").index
+    other = next(row["id"] for row in rows if row["id"] != labelled)
+    for row in rows:
+        row["split"], row["group"] = "train", other if row["id"] in (labelled, other) else row["id"]
+    pq.write_table(table_of(rows), grouped / "manifest.parquet")
+    taken = {}
+    for method in ("swav", "hybrid"):
+        config = read_config(bundle_config("volume_pretraining", method))
+        given = {"dataset_dir": str(grouped), "labels": str(tmp_path / "labels.csv")}
+        taken[method] = set(ConfigParser(config | given).get_parsed_content("train::dataset").ids)
+    assert taken["swav"] - taken["hybrid"] == {other}
+    assert taken["hybrid"] - taken["swav"] == {labelled}
 
 
 @pytest.mark.parametrize(("words", "expected"), [((), 1), (("near_duplicates=true",), 3)])

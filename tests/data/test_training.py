@@ -69,6 +69,15 @@ def test_another_of_the_group_stands_in_where_its_own_is_of_another_kind(tmp_pat
     assert studies(scans, grouped) == [second, 3, 9]
 
 
+def test_of_near_duplicates_a_preferred_one_is_kept(tmp_path: Path, grouped: list[Row]) -> None:
+    store = write_store(tmp_path / "store", grouped)
+    labels = pd.DataFrame(index=[grouped[i]["id"] for i in (2, 3, 4, 8, 9)])  # 8 is of a group that validation knows
+    assert studies(of(store, preferred=labels), grouped) == [2, 3, 9]
+    assert studies(of(store, preferred=labels[:1]), grouped) == [2, 3, 9]
+    assert studies(of(store, preferred=labels[2:]), grouped) == [0, 4, 9]
+    assert studies(of(store, preferred=labels[:0]), grouped) == studies(of(store), grouped)
+
+
 def test_a_store_without_groups_leaves_nothing_out(tmp_path: Path, grouped: list[Row]) -> None:
     for one in grouped:
         one["group"] = None

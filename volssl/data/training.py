@@ -41,6 +41,7 @@ class TrainingScans(ViewDataset):
         draw: which of many orders the patients of a fraction are taken in: repeats learn from other patients.
         unique: take one volume of each group of near-duplicates, and for training none of a group that has a part in
             validation or test. None does so for training without labels: a labelled study is never left out.
+        preferred: a joined label table: of near-duplicates, one in it is taken before one that is not.
         fold: train on the patients of the other folds, validate on those of this one; the test stays the test.
         pairs: what a sample is made of: `volume`, or two volumes that are `series` of a study, studies of a `patient`,
             or neighbours in `age` (see `volssl.data.pairs`). Both are among the volumes of this data set, so that
@@ -68,6 +69,7 @@ class TrainingScans(ViewDataset):
         fraction: float = 1.0,
         draw: int = 0,
         unique: bool | None = None,
+        preferred: pd.DataFrame | None = None,
         fold: int | None = None,
         pairs: str = "volume",
         age_years: int = 2,
@@ -81,6 +83,7 @@ class TrainingScans(ViewDataset):
             fraction=fraction,
             draw=draw,
             unique=unique,
+            preferred=preferred,
             fold=fold,
         )
         self.ids: Sequence[str] = Texts(rows["id"])
@@ -110,6 +113,7 @@ def chosen_rows(
     fraction: float = 1.0,
     draw: int = 0,
     unique: bool | None = None,
+    preferred: pd.DataFrame | None = None,
     fold: int | None = None,
 ) -> pa.Table:
     """The rows of the manifest that `TrainingScans` takes, with `id`, `patient`, `modality` and `group`; see there.
@@ -122,9 +126,11 @@ def chosen_rows(
     kinds = modalities(modality)
     chosen = equal(side, split) & np.any([equal(rows["modality"], kind) for kind in kinds], axis=0)
     if labels is not None:
-        chosen &= pc.is_in(rows["id"], pa.array(list(labels.index), pa.string())).to_numpy()
+        chosen &= within(rows["id"], labels)
     if unique or (unique is None and labels is None and split == "train"):
-        chosen = one_of_each(rows, chosen, ~equal(side, "train") if split == "train" else np.zeros_like(chosen))
+        nowhere = np.zeros_like(chosen)
+        outside = ~equal(side, "train") if split == "train" else nowhere
+        chosen = one_of_each(rows, chosen, outside, nowhere if preferred is None else within(rows["id"], preferred))
     if not chosen.any():
         labelled = "labelled " if labels is not None else ""
         raise UserError(
@@ -133,8 +139,8 @@ def chosen_rows(
         )
     rows = rows.filter(pa.array(chosen))
     if fraction != 1:
-        within = chosen_patients(pc.unique(rows["patient"]).to_pylist(), fraction, draw=draw)
-        rows = rows.filter(pc.is_in(rows["patient"], pa.array(sorted(within))))
+        some = chosen_patients(pc.unique(rows["patient"]).to_pylist(), fraction, draw=draw)
+        rows = rows.filter(pc.is_in(rows["patient"], pa.array(sorted(some))))
     return rows
 
 
@@ -155,7 +161,7 @@ def training_labels(
     """
     rows = chosen_rows(store, modality=modality, labels=labels, fraction=fraction, fold=fold)
     patients = len(pc.unique(rows["patient"]))
-    say(f"labels of {len(rows)} volumes of {patients} training patients are looked at, and no others")
+    say(f"labels of {len(rows)} volumes of {patients} training patients may be looked at, and no others")
     return labels.loc[rows["id"].to_pylist()]
 
 
@@ -249,16 +255,18 @@ def sides(store: Store, fold: int | None = None) -> pa.ChunkedArray:
     return pc.if_else(test, "test", pc.if_else(pc.equal(rows["fold"], fold), "validation", "train"))
 
 
-def one_of_each(rows: pa.Table, chosen: np.ndarray, outside: np.ndarray) -> np.ndarray:
+def one_of_each(rows: pa.Table, chosen: np.ndarray, outside: np.ndarray, preferred: np.ndarray) -> np.ndarray:
     """Keep one of each group of near-duplicates among the chosen volumes, and say how many were left out.
 
     Args:
         rows: of the manifest, with `id` and `group`.
         chosen: (rows,) bool.
         outside: (rows,) bool: volumes whose groups are left out altogether.
+        preferred: (rows,) bool: volumes that are kept before others of their group.
 
     Returns:
-        (rows,) bool: of each group the volume that stands for it, where it was chosen, else the first.
+        (rows,) bool: of each group the volume that stands for it, where it was chosen, else the first; of those that
+        are preferred, where the group has any.
     """
     group = pc.coalesce(rows["group"], rows["id"])
     stands_for_it = pc.equal(group, rows["id"])
@@ -266,8 +274,9 @@ def one_of_each(rows: pa.Table, chosen: np.ndarray, outside: np.ndarray) -> np.n
     places = np.flatnonzero(pc.is_in(group, doubled).to_numpy())
     few = pd.DataFrame({"place": places, "group": group.take(pa.array(places)).to_pylist()})
     few["second"] = ~stands_for_it.to_numpy()[places]
+    few["other"] = ~preferred[places]
     leaked = few["group"].isin(few["group"][outside[places]])
-    mine = few[chosen[places] & ~leaked].sort_values(["second", "place"])
+    mine = few[chosen[places] & ~leaked].sort_values(["other", "second", "place"])
     kept = chosen.copy()
     kept[places] = False
     kept[mine.drop_duplicates("group")["place"]] = True
@@ -279,6 +288,12 @@ def one_of_each(rows: pa.Table, chosen: np.ndarray, outside: np.ndarray) -> np.n
             f"one that stays, {elsewhere} of one in validation or test"
         )
     return kept
+
+
+def within(ids: pa.ChunkedArray, labels: pd.DataFrame) -> np.ndarray:
+    """(rows,) bool: which volumes a joined label table has a row of."""
+    held: np.ndarray = pc.is_in(ids, pa.array(list(labels.index), pa.string())).to_numpy()
+    return held
 
 
 def equal(column: pa.ChunkedArray, value: str) -> np.ndarray:
