@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from volssl.encoders.base import Encoder
 from volssl.engine import MethodTrainer, WarmupCosine
 from volssl.methods.base import Batch, Losses, Method
+from volssl.methods.moco import MoCo
 from volssl.methods.swav import SwAV
 
 
@@ -91,6 +92,11 @@ def swav(encoder: Encoder | None = None, *, batch_norm: bool = False, **options:
     if not batch_norm:
         method.projector[1] = nn.Identity()
     return method
+
+
+def moco(**options: Any) -> MoCo:
+    torch.manual_seed(3)
+    return MoCo(TinyEncoder(**options), views=no_views, feature_dim=4, hidden_dim=7, queue_length=12)
 
 
 def guess(**options: Any) -> Guess:

@@ -1,4 +1,4 @@
-"""Batch normalisation over the samples of all ranks, as SwAV is trained (Caron et al. 2020)."""
+"""Batch normalisation on several ranks: over the samples of all, as SwAV is trained (Caron et al. 2020), or of each."""
 
 from __future__ import annotations
 
@@ -6,24 +6,48 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from volssl.engine.distributed import sum_over_ranks, world_size
+from volssl.methods.base import Method
 
 
 def synchronise(network: nn.Module, device: torch.device) -> None:
     """Have every batch normalisation of a network count the samples of all ranks; its parameters stay the same objects.
 
-    On a GPU by torch's own layer, which does not know CPUs; there by `RankBatchNorm`. Alone nothing changes.
+    On a GPU by torch's own layer, which does not know CPUs; there by `RankBatchNorm`. Either takes a batch without a
+    row, as long as another rank has one; a method that leaves rows out is told to ask. Alone nothing changes.
     """
     if world_size() == 1:
         return
+    for method in network.modules():
+        if isinstance(method, Method) and any(isinstance(layer, _BatchNorm) for layer in method.modules()):
+            method.all_reduce = sum_over_ranks
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         return
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = RankBatchNorm  # same parameters and buffers, another forward pass
+
+
+@torch.no_grad()
+def average_statistics(network: nn.Module) -> None:
+    """Replace running statistics that each rank counts of its own samples by their mean over ranks, in one all-reduce.
+
+    What normalises by them, such as a key encoder, then does so alike on all ranks, and also after a resume.
+    """
+    if world_size() == 1:
+        return
+    layers = [layer for layer in network.modules() if isinstance(layer, _NormBase)]
+    shared = (RankBatchNorm, nn.SyncBatchNorm)
+    counted = [buffer for layer in layers if not isinstance(layer, shared) for buffer in layer.buffers()]
+    if not counted:
+        return
+    # In float64 the mean of equal numbers is that number: what is frozen stays.
+    mean = sum_over_ranks(torch.cat([buffer.flatten().double() for buffer in counted])) / world_size()
+    for buffer, values in zip(counted, torch.split(mean, [b.numel() for b in counted]), strict=True):
+        buffer.copy_(values.view(buffer.shape))
 
 
 class RankBatchNorm(_BatchNorm):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from volssl.engine.accumulate import backward
+from volssl.engine.batchnorm import average_statistics
 from volssl.engine.distributed import average_gradients, mean_over_ranks
 from volssl.errors import UserError
 from volssl.methods.base import Method
@@ -63,6 +64,7 @@ def train_step(
     if not math.isfinite(values["loss"]):
         raise NonFiniteLossError(f"the loss is {values['loss']}")
     average_gradients(method.parameters())
+    average_statistics(method)
     scaler.unscale_(optimizer)
     if clip_norm:
         nn.utils.clip_grad_norm_(method.parameters(), clip_norm)

@@ -1,7 +1,8 @@
 """The trainer: MONAI's `SupervisedTrainer` with a stateless loader and checkpoints that resume to the same bits.
 
 On several devices each rank runs it: `torchrun --nproc_per_node=N` with the same config. The ranks begin with the same
-weights, draw from one order, average their gradients and so stay the same; the first alone writes, logs and validates.
+weights, draw from one order, average their gradients and running statistics and so stay the same; the first alone
+writes, logs and validates.
 """
 
 from __future__ import annotations

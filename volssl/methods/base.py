@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -55,6 +55,8 @@ class Method(nn.Module):
         encoder: what is pretrained.
         views: turns one scan into the tensors of a sample; picklable.
         couples_samples: whether the loss of a batch is more than the mean of its samples' losses.
+        all_reduce: sums a tensor over ranks, where a batch normalisation counts the samples of all of them: each rank
+            then runs the same networks in the same order, with no row if it has none. None where nothing is exchanged.
     """
 
     couples_samples = False
@@ -63,6 +65,7 @@ class Method(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.views = views
+        self.all_reduce: Callable[[Tensor], Tensor] | None = None
         self.passes: Passes | None = None  # of several methods over one encoder, while they embed
 
     def forward(self, batch: Batch) -> Losses:

@@ -29,6 +29,7 @@ class Supervised(Method):
     """The loss of a task on labelled scans; unlabelled ones, of which every target is unknown, are left out.
 
     Only labelled rows of a batch run through the network, so that the others do not even shift its batch statistics.
+    Where these are of all ranks, one without a label takes part with no row, as long as another has one.
 
     Args:
         network: encoder and head.
@@ -93,7 +94,8 @@ class Supervised(Method):
         if self.row_weights is not None:
             known["weight"] = self.row_weights[batch["index"]]
         labelled = is_labelled(target)
-        if not labelled.any():
+        count = labelled.sum()
+        if not (count if self.all_reduce is None else self.all_reduce(count)):
             logits, pyramid = nothing_of(self.network) + torch.zeros_like(target), None
         else:
             rows, pyramid = self.answer(batch if labelled.all() else {k: v[labelled] for k, v in batch.items()})
