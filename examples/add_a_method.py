@@ -32,7 +32,7 @@ method:
   encoder: '@network_def'
   views:
     _target_: volssl.views.TwoCrops
-    crops: {_target_: volssl.views.MultiCrop, sizes: ['@crop_size'], counts: [2], zoom: [[0.6, 1.0]],
+    crops: {_target_: volssl.views.MultiCrop, sizes: ['@grid'], counts: [2], zoom: [[0.6, 1.0]],
       spacing_mm: '@spacing_mm', window_hu: '@window_hu'}
 """
 

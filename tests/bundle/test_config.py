@@ -133,8 +133,9 @@ def test_what_is_counted_takes_no_fraction(key: str) -> None:
     assert refusal(f"{key}=1.5", SWAV) == f"{key}: 1.5 is a float, a int is needed"
 
 
-def test_voxels_are_counted_though_sizes_in_mm_may_be_fractions() -> None:
-    assert refusal("crop_size=[24, 24.5, 8]", SWAV) == "crop_size[1]: 24.5 is a float, a int is needed"
+def test_a_size_may_be_a_fraction_for_it_may_be_in_mm() -> None:
+    assert parse_overrides(SWAV, ["crop_size=[168, 196.5, 140]"]) == {"crop_size": [168, 196.5, 140]}
+    assert refusal("crop_size=[24, many, 8]", SWAV) == "crop_size[1]: 'many' is a str, a float is needed"
 
 
 def test_a_power_of_ten_that_yaml_takes_for_text_is_refused_with_how_to_write_it() -> None:
@@ -236,4 +237,4 @@ def test_several_windows_are_taken_where_one_stands_and_several_sizes_are_not() 
     several = [[55, 200], [40, 80], [600, 2800]]
     assert parse_overrides(SWAV, [f"window_hu={several}"]) == {"window_hu": several}
     assert refusal("window_hu=[[55], [40, 80]]", SWAV) == "window_hu[0]: [55] has 1 values, 2 are needed"
-    assert "a int is needed" in refusal("crop_size=[[32, 32, 16], [16, 16, 8], [1, 1, 1]]", SWAV)
+    assert "a float is needed" in refusal("crop_size=[[32, 32, 16], [16, 16, 8], [1, 1, 1]]", SWAV)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.bundle.conftest import Line
-from volssl.bundle.config import bundle_folder
+from volssl.bundle.shipped import bundle_folder
 from volssl.tensors import load_tensors
 
 pytestmark = pytest.mark.slow

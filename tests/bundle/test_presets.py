@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from monai.bundle import ConfigParser
 
-from volssl.bundle.config import PRESETS, bundle_config, bundle_folder, read_config, resolved
+from volssl.bundle.config import bundle_config, read_config, resolved
+from volssl.bundle.shipped import PRESETS, PRETRAINING, bundle_folder, train_configs
+from volssl.bundle.workflow import pretrain
 from volssl.data import Store
+from volssl.encoders import PaperDenseNet
+from volssl.engine import LARC, schedule
 from volssl.errors import UserError
+from volssl.evaluation.history import read_history
 
-FILES = sorted((bundle_folder("volume_pretraining") / "configs" / PRESETS).glob("*.yaml"))
+FILES = sorted((bundle_folder(PRETRAINING) / "configs" / PRESETS).glob("*.yaml"))
 
 
 def parsed(name: str, preset: str, store: Path, out: Path, **values: object) -> ConfigParser:
     given = {"dataset_dir": str(store), "output_dir": str(out), **values}
-    return ConfigParser(resolved(read_config(bundle_config("volume_pretraining", name, preset=preset)), given))
+    return ConfigParser(resolved(read_config(bundle_config(PRETRAINING, name, preset=preset)), given))
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
@@ -26,9 +34,6 @@ def test_a_presets_views_look_at_a_scan(file: Path, store: Path, tmp_path: Path)
     small = {"crop_size": [24, 24, 8], "small_crop_size": [16, 16, 4]}
     parser = parsed(name, preset, store, tmp_path, **small)
     views = parser.get_parsed_content("method").views
-    if preset == "paper":  # its crops are Table 1's, whatever the configuration says
-        assert [cropper.size for cropper in views.croppers] == [(224, 224, 192), (112, 112, 96)]
-        return
     opened = Store.open(store)
     crops = views(opened.scan(opened.rows["id"][0].as_py()), np.random.RandomState(0))
     assert [tuple(crop.shape) for crop in crops.values()] == [(1, 24, 24, 8), *[(1, 16, 16, 4)] * 4]
@@ -36,23 +41,81 @@ def test_a_presets_views_look_at_a_scan(file: Path, store: Path, tmp_path: Path)
 
 def test_the_papers_preset_is_its_table_1(store: Path, tmp_path: Path) -> None:
     parser = parsed("swav", "paper", store, tmp_path)
-    method, views = parser.get_parsed_content("method"), parser.get_parsed_content("method").views
-    assert views.counts == [1, 4]
-    assert views.croppers[0].rescale.fraction == (0.1, 0.7)
-    assert views.croppers[0].rescale.sizes == ((112, 112, 96), (250, 250, 200))
-    assert (views.gamma, views.scale, views.shift) == ((1.8, 2.6), (0.9, 1.1), (-0.2, 0.2))
-    assert all(cropper.border == 0.1 for cropper in views.croppers)
+    method, contract = parser.get_parsed_content("method"), parser.get_parsed_content("contract")
+    assert isinstance(method.encoder, PaperDenseNet)
     assert method.assigned == (0, 1)
     assert (method.temperature, method.epsilon, method.iterations) == (0.1, 0.03, 3)
     assert tuple(method.prototypes.shape) == (1, 1500, 128)
     assert (method.queue_length, method.queue_start_epoch, method.freeze_steps) == (1920, 3, 4000)
-    assert (parser["max_epochs"], parser["batch_size"]) == (100, 4)
+    assert tuple(method.queue.shape) == (1, 2, 1920, 128)
+    assert method.projector[0].out_features == 2048  # of SwAV's own code; the paper names none
+    assert contract.grid == (224, 224, 192)
+
+
+def test_the_papers_preset_has_its_views(store: Path, tmp_path: Path) -> None:
+    views = parsed("swav", "paper", store, tmp_path).get_parsed_content("method").views
+    assert views.counts == [1, 4]
+    assert [cropper.size for cropper in views.croppers] == [(224, 224, 192), (112, 112, 96)]
+    for cropper in views.croppers:
+        assert cropper.border == 0.1
+        assert cropper.rescale.fraction == (0.1, 0.7)
+        assert cropper.rescale.sizes == ((112, 112, 96), (250, 250, 200))
+    assert (views.gamma, views.scale, views.shift) == ((1.8, 2.6), (0.9, 1.1), (-0.2, 0.2))
+    assert (views.gamma_probability, views.energy_probability) == (0.5, 0.5)
+    assert (views.flip, views.noise) == ((0.0, 0.0, 0.0), 0.0)
+    trained = Store.open(store).rows["split"].to_pylist().count("train")
+    assert views.energies.count == {"CT": trained}
+    assert len(views.energies.mean["CT"]) == 5
+    assert json.loads((tmp_path / "energies.json").read_text())["mean"] == views.energies.mean
+
+
+@pytest.mark.parametrize("gpus", [1, 32])
+def test_the_papers_preset_trains_as_its_table_1(
+    gpus: int, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "world_size", lambda: gpus)
+    parser = parsed("swav", "paper", store, tmp_path)
+    assert (parser["max_epochs"], parser["batch_size"], parser["accumulate"]) == (100, 4, 1)  # 4 volumes a GPU
+    assert parser["train::trainer::sync_batchnorm"] is True
     optimizer = parser.get_parsed_content("optimizer")
-    assert optimizer.defaults["weight_decay"] == 1e-6
-    assert optimizer.defaults["lr"] == pytest.approx(0.6 * 4 / 128)
-    assert 0.6 * parser.get_parsed_content("train::trainer::schedule").final == pytest.approx(0.0006)
+    assert isinstance(optimizer, LARC)
+    assert optimizer.trust == 0.001
+    assert {name: optimizer.defaults[name] for name in ("momentum", "weight_decay")} == {
+        "momentum": 0.9,
+        "weight_decay": 1e-6,
+    }
+    rate = optimizer.defaults["lr"]
+    assert rate == pytest.approx({1: 0.01875, 32: 0.6}[gpus])  # .6 of 128 volumes a step
+    course = parser.get_parsed_content("train::trainer::schedule")
+    at = [rate * course.factor(step, steps_per_epoch=10, total_steps=1000) for step in (0, 500, 999)]
+    middle = (0.6 + 0.0006) / 2
+    assert np.array(at) / rate * 0.6 == pytest.approx([0.6, middle, 0.0006], abs=1e-5)  # no warm-up, then a cosine
+
+
+def test_the_papers_preset_takes_a_step_on_small_crops(store: Path, tmp_path: Path) -> None:
+    words = ["max_epochs=1", "workers=0", "crop_size=[24, 28, 8]", "small_crop_size=[16, 16, 4]"]
+    pretrain("swav", store=store, out=tmp_path / "run", preset="paper", words=words)
+    rows = read_history(tmp_path / "run" / "metrics.jsonl")
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 10 // 4
+    # Codes of four rows are nearly flat over 1,500 prototypes, which are random: what a softmax of scores of variance
+    # 1 / 128 over a temperature of .1 is from flat codes is ln K and half of that variance over it squared.
+    assert losses[0] == pytest.approx(math.log(1500) + 0.5 / 128 / 0.1**2, abs=0.1)
+    assert next(row["learning_rate"] for row in rows if "learning_rate" in row) == pytest.approx(0.01875)
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["method"]
+    assert int(state["step"]) == 2
+    assert state["queue_filled"].tolist() == [0]  # from epoch 3 on
+
+
+def test_the_default_preset_is_called_single() -> None:
+    for name in train_configs(PRETRAINING):
+        assert bundle_config(PRETRAINING, name, preset="single") == bundle_config(PRETRAINING, name)
+    assert [path.name for path in bundle_config(PRETRAINING, "swav", preset="single")] == ["base.yaml", "swav.yaml"]
 
 
 def test_a_preset_that_does_not_exist_lists_those_there_are() -> None:
-    with pytest.raises(UserError, match=r"papr: no such preset of swav, did you mean paper\?; there are .*paper_views"):
-        bundle_config("volume_pretraining", "swav", preset="papr")
+    there = r"there are single \(the default\), generic_views, paper, paper_views$"
+    with pytest.raises(UserError, match=rf"papr: no such preset of swav, did you mean paper\?; {there}"):
+        bundle_config(PRETRAINING, "swav", preset="papr")
+    with pytest.raises(UserError, match=r"paper: no such preset of moco; there are single \(the default\)$"):
+        bundle_config(PRETRAINING, "moco", preset="paper")

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from tests.bundle.conftest import GRID, Line
-from volssl.bundle.config import bundle_folder, read_config
+from volssl.bundle.config import read_config
 from volssl.bundle.evaluate import load_run
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.recipe import deviations, is_recipe
+from volssl.bundle.shipped import bundle_folder
 from volssl.bundle.verify import check_bundle
 from volssl.bundle.weights import refuse_other_input
 from volssl.contract import InputContract

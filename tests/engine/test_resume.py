@@ -148,11 +148,11 @@ def test_another_seed_is_refused_on_resume_and_the_run_stays_as_it_was(store: Pa
 @pytest.mark.parametrize(
     ("method", "preset", "word", "told"),
     [
-        ("swav", "", "learning_rate=0.01", "begun with learning_rate .*, not 0.01"),
-        ("swav", "", "method::prototypes=7", "begun with method::prototypes .*, not 7"),
-        ("swav", "", "train::trainer::clip_norm=1.5", "begun with train::trainer::clip_norm 0.0, not 1.5"),
+        ("swav", "single", "learning_rate=0.01", "begun with learning_rate .*, not 0.01"),
+        ("swav", "single", "method::prototypes=7", "begun with method::prototypes .*, not 7"),
+        ("swav", "single", "train::trainer::clip_norm=1.5", "begun with train::trainer::clip_norm 0.0, not 1.5"),
         ("swav", "generic_views", "seed=0", "begun with method::views::_target_ .*MultiCrop, not .*generic"),
-        ("restoration", "", "seed=0", "a run of another method"),
+        ("restoration", "single", "seed=0", "a run of another method"),
     ],
 )
 def test_what_a_resumed_run_cannot_take_up_is_refused(

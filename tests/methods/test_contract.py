@@ -13,7 +13,8 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from volssl.bundle.config import bundle_config, read_config, resolved, train_configs
+from volssl.bundle.config import bundle_config, read_config, resolved
+from volssl.bundle.shipped import train_configs
 from volssl.data.training import TrainingScans
 from volssl.methods import SwAV
 from volssl.methods.base import Method, Progress

@@ -12,10 +12,11 @@ from scipy import stats
 from torch.nn import functional
 
 from tests.scans import ArrayScan, Box, noise_scan
+from volssl.errors import UserError
 from volssl.transforms.crops import overlap
 from volssl.transforms.resample import resample_box
 from volssl.transforms.window import window
-from volssl.views import Cropper
+from volssl.views import Cropper, in_voxels
 from volssl.views.cropper import Rescale
 
 SPACING = (3.5, 3.5, 7.0)
@@ -50,9 +51,9 @@ def test_a_crop_of_whole_voxels_is_cut_where_it_was_said() -> None:
 
 
 def test_an_extent_in_mm_becomes_voxels_of_the_spacing() -> None:
-    cropper = Cropper(extent_mm=(100, 70, 50), spacing_mm=SPACING)
-    assert cropper.size == (29, 20, 7)  # 28.6, 20, 7.1
-    assert tuple(cropper(noise_scan(0), np.random.RandomState(0)).shape) == (1, 29, 20, 7)
+    assert in_voxels((100, 70, 50), unit="mm", spacing_mm=SPACING) == (29, 20, 7)  # 28.6, 20, 7.1
+    assert in_voxels((84, 98.5, 56), unit="mm", spacing_mm=(3.5, 3.5, 7.0)) == (24, 28, 8)
+    assert in_voxels([24, 28, 8], spacing_mm=(3.5, 3.5, 7.0)) == (24, 28, 8)
 
 
 def test_the_voxel_size_is_uniform_on_the_zoom_and_of_one_factor() -> None:
@@ -198,11 +199,24 @@ def test_a_cropper_is_picklable_and_always_draws_as_much() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    with pytest.raises(ValueError, match="size in voxels or an extent"):
-        Cropper()
-    with pytest.raises(ValueError, match="size in voxels or an extent"):
-        Cropper(size=(8, 8, 8), extent_mm=(20, 20, 20))
-    with pytest.raises(ValueError, match="no millimetres"):
-        Cropper(extent_mm=(20, 20, 20), rescale=Rescale())
     with pytest.raises(ValueError, match="share of 0 to below"):
         Cropper(size=(8, 8, 8), border=0.5)
+
+
+@pytest.mark.parametrize(
+    ("size", "unit", "why"),
+    [
+        ((8, 8, 8), "cm", "unit cm: .* in voxels or in mm"),
+        ((8, 8.5, 8), "voxels", "8×8.5×8 voxels: .* three whole numbers"),
+        ((8, 8, 0), "voxels", "three whole numbers of voxels above 0"),
+        ((8, 8, 1), "mm", "8×8×1 mm: .* above 0"),  # a third of a voxel
+    ],
+)
+def test_a_size_that_is_no_crop_is_refused(size: tuple[float, ...], unit: str, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        in_voxels(size, unit=unit, spacing_mm=(2.0, 2.0, 3.0))
+
+
+def test_millimetres_are_refused_where_a_voxel_has_none() -> None:
+    with pytest.raises(UserError, match="a voxel has no millimetres"):
+        in_voxels((80, 80, 80), unit="mm", spacing_mm=None)

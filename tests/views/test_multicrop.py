@@ -126,11 +126,6 @@ def test_every_crop_overlaps_with_the_first_as_asked() -> None:
         assert min(overlap(first.box, crop.box) for crop in others) >= 0.7 - 1e-9
 
 
-def test_crops_may_be_given_in_mm() -> None:
-    views = MultiCrop(sizes=((84, 98, 56), (56, 56, 28)), unit="mm", counts=(1, 1), spacing_mm=(3.5, 3.5, 7.0))
-    assert [cropper.size for cropper in views.croppers] == [(24, 28, 8), (16, 16, 4)]
-
-
 def test_flips_happen_as_often_as_asked() -> None:
     scan, views = noise_scan(0), MultiCrop(**SMALL, flip=(0.5, 0.0, 0.25))
     flips = [crop.flips for seed in range(300) for crop in views.draw(scan, np.random.RandomState(seed))]
@@ -159,8 +154,6 @@ def test_draws_are_as_many_whatever_the_scan_and_views_are_picklable() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    with pytest.raises(ValueError, match="in voxels or in mm"):
-        MultiCrop(unit="cm")
     with pytest.raises(ValueError, match="share of 0 to 1"):
         MultiCrop(min_overlap=1.5)
     with pytest.raises(ValueError, match="of no use to views"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import importlib.resources
 import inspect
 import types
 import typing
@@ -16,28 +15,17 @@ import yaml
 from monai.bundle import ConfigParser
 from monai.utils import optional_import
 
+from volssl.bundle.shipped import BASE, SINGLE, bundle_folder, presets, train_configs
 from volssl.errors import UsageError, UserError
 
-BASE, PRESETS = "base.yaml", "presets"  # what configs of a folder share; files of other values for one of them
-TRAINS_NOTHING = (BASE, "inference.yaml", "evaluate.yaml")
 SEPARATOR = "::"  # MONAI's own, between the parts of a nested key
 
 
-def bundle_folder(bundle: str) -> Path:
-    """Where a bundle that volssl ships lies."""
-    return Path(str(importlib.resources.files("volssl.bundles"))) / bundle
-
-
-def train_configs(bundle: str) -> list[str]:
-    """Names of the configs of a bundle that train; of `volume_pretraining` the methods."""
-    folder = bundle_folder(bundle) / "configs"
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.name not in TRAINS_NOTHING)
-
-
-def bundle_config(bundle: str, name: str, *, preset: str = "") -> list[Path]:
+def bundle_config(bundle: str, name: str, *, preset: str = SINGLE) -> list[Path]:
     """The files that make up a config that volssl ships, each laid over the ones before: as MONAI merges them.
 
-    `base.yaml`, where the bundle has one, holds what its configs share; a preset states other values.
+    `base.yaml`, where the bundle has one, holds what its configs share; a preset states other values, but for
+    `single`, the config by itself.
 
     Raises:
         UserError: where there is none of this name, or no such preset; it lists those there are.
@@ -46,14 +34,11 @@ def bundle_config(bundle: str, name: str, *, preset: str = "") -> list[Path]:
     known = train_configs(bundle)
     if name not in known:
         raise UserError(f"{name}: no such config in {bundle}{nearest(name, known)}; there are {', '.join(known)}")
-    files = [path for path in (folder / BASE, folder / f"{name}.yaml") if path.is_file()]
-    if preset:
-        presets = {path.stem.removeprefix(f"{name}_"): path for path in (folder / PRESETS).glob(f"{name}_*.yaml")}
-        if preset not in presets:
-            there = f"there are {', '.join(sorted(presets))}" if presets else f"{name} has none"
-            raise UserError(f"{preset}: no such preset of {name}{nearest(preset, list(presets))}; {there}")
-        files.append(presets[preset])
-    return files
+    laid_over = presets(bundle, name)
+    if preset not in laid_over:
+        there = ", ".join(f"{key} (the default)" if key == SINGLE else key for key in laid_over)
+        raise UserError(f"{preset}: no such preset of {name}{nearest(preset, list(laid_over))}; there are {there}")
+    return [path for path in (folder / BASE, folder / f"{name}.yaml", *laid_over[preset]) if path.is_file()]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -19,7 +19,8 @@ import yaml
 from ignite.engine import Events
 
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved
-from volssl.bundle.workflow import CONFIG, PRETRAINING, run_workflow
+from volssl.bundle.shipped import PRETRAINING, SINGLE
+from volssl.bundle.workflow import CONFIG, run_workflow
 from volssl.data.estimate import as_bytes, as_time
 from volssl.engine.handlers import Handler
 from volssl.evaluation.online_probe import OnlineProbe
@@ -111,7 +112,7 @@ def estimate(
     store: Path,
     words: Sequence[str] = (),
     labels: Path | None = None,
-    preset: str = "",
+    preset: str = SINGLE,
     steps: int = 8,
 ) -> Estimate:
     """Take a few real steps of a pretraining, in a folder that is thrown away, and tell what all of it will take.
@@ -121,7 +122,7 @@ def estimate(
         store: what `prepare` wrote; its training volumes are read.
         words: `KEY=VALUE` overrides, as `pretrain` takes them.
         labels: as `pretrain` takes them: the time of the online probe is told too.
-        preset: other values for the method's config.
+        preset: `single`, the config as it stands, or other values for it.
         steps: that are timed, after the first two.
 
     Raises:

@@ -13,8 +13,9 @@ from torch import nn
 
 from volssl.bundle.embedding import EmbeddingNetwork
 from volssl.bundle.evaluate import load_run
+from volssl.bundle.shipped import PRETRAINING
 from volssl.bundle.training_data import ENCODER, TrainingData, encoder_data, training_data
-from volssl.bundle.workflow import PRETRAINING, TASK_BUNDLES
+from volssl.bundle.workflow import TASK_BUNDLES
 from volssl.contract import InputContract, as_list
 from volssl.encoders import Encoder, load_encoder
 from volssl.encoders.file import read_encoder_file

@@ -16,8 +16,9 @@ import yaml
 
 from volssl.bundle.artefacts import FORMATS
 from volssl.bundle.card import MARK
-from volssl.bundle.config import BASE, PRESETS, SEPARATOR, bundle_folder, read_config
+from volssl.bundle.config import SEPARATOR, read_config
 from volssl.bundle.metadata import METADATA, read_metadata
+from volssl.bundle.shipped import BASE, PRESETS, bundle_folder
 from volssl.bundle.verify import INFERENCE
 from volssl.bundle.weights import FEATURES, WEIGHTS
 from volssl.bundle.workflow import method_of

@@ -18,9 +18,10 @@ import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from volssl.bundle.config import bundle_folder, read_config
+from volssl.bundle.config import read_config
 from volssl.bundle.metadata import LARGEST_FILE_MB, METADATA, BundleFacts, read_facts
 from volssl.bundle.ranges import FeatureSpace
+from volssl.bundle.shipped import PRETRAINING, bundle_folder
 from volssl.bundle.weights import FEATURES, read_space, read_weights
 from volssl.contract import as_list
 from volssl.errors import UserError
@@ -272,7 +273,7 @@ def strange_files(bundle: Path) -> list[str]:
         elif path.suffix in CODE:
             findings.append(f"{name} is code")
     logging = bundle / LOGGING
-    if logging.is_file() and logging.read_bytes() != (bundle_folder("volume_pretraining") / LOGGING).read_bytes():
+    if logging.is_file() and logging.read_bytes() != (bundle_folder(PRETRAINING) / LOGGING).read_bytes():
         findings.append(f"{LOGGING} is not volssl's own, and Python runs what stands in one")
     return findings
 

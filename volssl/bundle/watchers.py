@@ -10,10 +10,12 @@ from volssl.contract import InputContract
 from volssl.data import Store, TrainingScans, join_labels
 from volssl.engine import CollapseMonitor, MethodTrainer, SaveEncoder, SavePictures
 from volssl.engine.handlers import Handler
+from volssl.errors import UserError
 from volssl.evaluation.online_probe import OnlineProbe
 from volssl.methods.base import Method
 from volssl.tasks import BoxCache, TaskViews
 from volssl.tasks.base import Task
+from volssl.views.cropper import Cropping
 
 
 class Watchers:
@@ -32,7 +34,7 @@ class Watchers:
         stop_collapsed: end a run that has collapsed instead of warning alone.
 
     Raises:
-        UserError: labels that do not fit the store or the task.
+        UserError: labels that do not fit the store or the task, or crops of which none has the contract's grid.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Watchers:
         probe_epochs: int = 5,
         stop_collapsed: bool = False,
     ) -> None:
+        check_crops(method, contract)
         probe: OnlineProbe | None = None
         if labels and task is not None:
             table = join_labels(Store.open(store), labels, required_columns=task.label_columns)
@@ -76,3 +79,11 @@ class Watchers:
         for handler in self.handlers:
             if type(handler).__name__ in state and hasattr(handler, "load_state_dict"):
                 handler.load_state_dict(state[type(handler).__name__])
+
+
+def check_crops(method: Method, contract: InputContract) -> None:
+    """Refuse crops of which none has the contract's grid: `encoder.pt` would tell another input than was seen."""
+    seen = {cropper.size for cropper in method.views.croppers} if isinstance(method.views, Cropping) else set()
+    if seen and contract.grid not in seen:
+        crops, grid = ("×".join(map(str, size)) for size in (max(seen), contract.grid))
+        raise UserError(f"crops of {crops} voxels, and encoder.pt would say {grid}: set crop_size, which is both")

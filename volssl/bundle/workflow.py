@@ -14,7 +14,6 @@ import yaml
 from monai.bundle import ConfigWorkflow
 
 from volssl.bundle.config import (
-    PRESETS,
     SEPARATOR,
     bundle_config,
     nearest,
@@ -24,6 +23,7 @@ from volssl.bundle.config import (
     resolved,
     stated,
 )
+from volssl.bundle.shipped import PRESETS, PRETRAINING, SINGLE
 from volssl.bundle.simulated import simulated_notice
 from volssl.bundle.targets import told_task
 from volssl.data import Store
@@ -62,7 +62,6 @@ TRAINING_KEYS = (  # and have no use for these
     "ema",
     "precision",
 )
-PRETRAINING = "volume_pretraining"
 CLASSIFICATION = "classification"  # the task whose label columns the user names
 METASTASIS = "metastasis"  # the task in two stages, whose networks see slabs
 TASK_BUNDLES = {
@@ -79,7 +78,7 @@ def pretrain(
     out: Path,
     encoder: Path | None = None,
     labels: Path | None = None,
-    preset: str = "",
+    preset: str = SINGLE,
     resume: bool = False,
     words: Sequence[str] = (),
 ) -> None:
@@ -88,7 +87,7 @@ def pretrain(
     Args:
         encoder: what to go on from.
         labels: a table whose training rows the hybrid method learns from, and every method is probed with.
-        preset: other values for the method's config, such as the paper's.
+        preset: `single`, the config as it stands, or other values for it, such as the paper's.
 
     Raises:
         UserError: for a method, preset or option that does not exist, or whatever stops the run.
@@ -146,7 +145,7 @@ def finetune(
         )
     if frozen and (idle := [word for word in words if word.partition("=")[0] in TRAINING_KEYS]):
         say(f"mode {mode} trains no encoder: {', '.join(idle)} changes nothing")
-    config = bundle_config(TASK_BUNDLES[task], "train", preset="frozen" if frozen else "")
+    config = bundle_config(TASK_BUNDLES[task], "train", preset="frozen" if frozen else SINGLE)
     run_training(config, given=given, words=words, resume=resume)
     if ranges and mode != "knn" and rank() == 0:  # whose run is not exported
         from volssl.bundle.training_data import keep_training_data  # which imports this module

@@ -8,13 +8,18 @@ from typing import Annotated
 
 import typer
 
+from volssl.bundle.shipped import PRETRAINING, SINGLE, presets, train_configs
 from volssl.cli.shared import JsonOption, LabelsOption, Overrides, StoreOption, app, result, then, wrote
 from volssl.progress import say
 
-MethodArgument = Annotated[
-    str, typer.Argument(help="swav, restoration, combined, hybrid, simclr, moco, rotation or swin_unetr.")
+METHODS = train_configs(PRETRAINING)
+PRESETS = "; ".join(
+    f"of {name} {', '.join(others)}" for name in METHODS if (others := list(presets(PRETRAINING, name))[1:])
+)
+MethodArgument = Annotated[str, typer.Argument(help=f"{', '.join(METHODS[:-1])} or {METHODS[-1]}.")]
+PresetOption = Annotated[
+    str, typer.Option(help=f"{SINGLE}, the method's config as it stands, or other values for it: {PRESETS}.")
 ]
-PresetOption = Annotated[str, typer.Option(help="Other values for the method's config; swav has paper.")]
 RunOption = Annotated[Path, typer.Option(help="Folder of the run.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
@@ -29,7 +34,7 @@ def pretrain(
     labels: Annotated[
         Path | None, typer.Option(help="A CSV keyed by `study`: the hybrid method learns from it, others are probed.")
     ] = None,
-    preset: PresetOption = "",
+    preset: PresetOption = SINGLE,
     resume: ResumeOption = False,
 ) -> None:
     """Pretrain an encoder on the training patients of a store."""
@@ -56,7 +61,7 @@ def estimate(
     store: StoreOption,
     overrides: Overrides = None,
     labels: Annotated[Path | None, typer.Option(help="A CSV keyed by `study`, where the run will have one.")] = None,
-    preset: PresetOption = "",
+    preset: PresetOption = SINGLE,
     steps: Annotated[int, typer.Option(min=2, help="Real steps that are timed.")] = 8,
     as_json: JsonOption = False,
 ) -> None:
@@ -66,7 +71,7 @@ def estimate(
     found = run(method, store=store, words=overrides or [], labels=labels, preset=preset, steps=steps)
     say(str(found))
     result(as_json, found.as_dict())
-    options = [*(["--labels", str(labels)] if labels else []), *(["--preset", preset] if preset else [])]
+    options = [*(["--labels", str(labels)] if labels else []), *(["--preset", preset] if preset != SINGLE else [])]
     told = shlex.join([*options, *(overrides or [])])
     then(f"volssl pretrain {method} --store {store} --out runs/{method} {told}".rstrip())
 

@@ -2,7 +2,7 @@
 
 from volssl.views.base import Box, Scan, Views
 from volssl.views.combined import CombinedViews
-from volssl.views.cropper import Cropper
+from volssl.views.cropper import Cropper, in_voxels
 from volssl.views.held import HeldScan
 from volssl.views.multicrop import MultiCrop
 from volssl.views.pairs import TwoCrops
@@ -25,5 +25,6 @@ __all__ = [
     "TwoCrops",
     "Views",
     "generic",
+    "in_voxels",
     "paper",
 ]

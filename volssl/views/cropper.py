@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from volssl.errors import UserError
 from volssl.progress import counted, say
 from volssl.transforms.crops import covering, draw_box, shrink
 from volssl.transforms.resample import FloatBox, resample_box
@@ -45,6 +46,31 @@ class Rescale:
         return r, a, s_
 
 
+def in_voxels(size: Sequence[float], *, unit: str = "voxels", spacing_mm: Sequence[float] | None) -> Size:
+    """The size of a crop in voxels, from that or from its extent in mm.
+
+    Args:
+        size: along R, A, S.
+        unit: of the size; `mm` become voxels of `spacing_mm`, rounded.
+        spacing_mm: nominal voxel size; None where a voxel has none, as under the paper's rescaling.
+
+    Raises:
+        UserError: for another unit, mm where a voxel has none, or a size that is no whole number of voxels above 0.
+    """
+    shown = "×".join(f"{n:g}" for n in size)
+    if unit not in ("voxels", "mm"):
+        raise UserError(f"unit {unit}: a crop's size is in voxels or in mm")
+    if unit == "mm":
+        if spacing_mm is None:
+            raise UserError(
+                f"a crop of {shown} mm: under the paper's rescaling a voxel has no millimetres; leave unit=voxels"
+            )
+        size = [round(mm / step) for mm, step in zip(size, spacing_mm, strict=True)]
+    if len(size) != 3 or min(size) < 1 or any(n != int(n) for n in size):
+        raise UserError(f"a crop of {shown} {unit}: it takes three whole numbers of voxels above 0")
+    return int(size[0]), int(size[1]), int(size[2])
+
+
 class Cropper:
     """Draw where a crop lies, read that box, window it to [0, 1], and bring it to the crop's size.
 
@@ -56,8 +82,7 @@ class Cropper:
     it; only a crop larger than the scan is padded, with the lowest value.
 
     Args:
-        size: voxels of the crop along R, A, S.
-        extent_mm: or its extent, from which the size follows: `extent_mm / spacing_mm`, rounded.
+        size: voxels of the crop along R, A, S; `in_voxels` makes them of millimetres.
         spacing_mm: nominal voxel size of the crop.
         zoom: range of the factor on the spacing; above 1 sees more, coarser.
         rescale: the paper's rule in the place of `spacing_mm` and `zoom`.
@@ -65,28 +90,21 @@ class Cropper:
         windows_hu: (center, width), or one such pair for each channel. MR goes by its percentiles instead.
 
     Raises:
-        ValueError: unless one of `size` and `extent_mm` is given.
+        ValueError: for a border that leaves nothing.
     """
 
     def __init__(
         self,
         *,
-        size: Sequence[int] | None = None,
-        extent_mm: Sequence[float] | None = None,
+        size: Sequence[int],
         spacing_mm: Sequence[float] = (0.875, 0.875, 3.5),
         zoom: tuple[float, float] = (1.0, 1.0),
         rescale: Rescale | None = None,
         border: float = 0.1,
         windows_hu: Windows | None = (55.0, 200.0),
     ) -> None:
-        if (size is None) == (extent_mm is None):
-            raise ValueError(f"a crop has a size in voxels or an extent in mm, not {size} and {extent_mm}")
-        if extent_mm is not None and rescale is not None:
-            raise ValueError("under the paper's rescaling a voxel has no millimetres: give crops a size in voxels")
         if not 0 <= border < 0.5:
             raise ValueError(f"a border is a share of 0 to below .5 of the extent, this one is {border}")
-        if size is None:
-            size = [round(mm / step) for mm, step in zip(extent_mm or (), spacing_mm, strict=True)]
         self.size: Size = (int(size[0]), int(size[1]), int(size[2]))
         self.spacing_mm: Millimetres = (float(spacing_mm[0]), float(spacing_mm[1]), float(spacing_mm[2]))
         self.zoom, self.rescale, self.border = (float(zoom[0]), float(zoom[1])), rescale, border

@@ -53,8 +53,7 @@ class MultiCrop(Cropping):
     crops of 24 × 28 × 10 keep it in 56 % of the pairs, crops of 32 × 38 × 14 in 71 %.
 
     Args:
-        sizes: of the large and of the small crops along R, A, S.
-        unit: of the sizes; `mm` are turned into voxels of `spacing_mm`, rounded.
+        sizes: of the large and of the small crops, voxels along R, A, S; `in_voxels` makes them of millimetres.
         counts: how many of each.
         spacing_mm: nominal voxel size of a crop along R, A, S.
         zoom: range of the factor on the spacing of large and of small crops; above 1 sees more, coarser.
@@ -73,14 +72,13 @@ class MultiCrop(Cropping):
         noise: largest standard deviation of added noise.
 
     Raises:
-        ValueError: for lists of unequal length, another unit, or energies of other windows.
+        ValueError: for lists of unequal length, or energies of other windows.
     """
 
     def __init__(
         self,
         *,
-        sizes: Sequence[Sequence[float]] = ((192, 224, 40), (96, 112, 20)),
-        unit: str = "voxels",
+        sizes: Sequence[Sequence[int]] = ((192, 224, 40), (96, 112, 20)),
         counts: Sequence[int] = (2, 2),
         spacing_mm: Millimetres = (0.875, 0.875, 3.5),
         zoom: Sequence[tuple[float, float]] = ((0.8, 1.1), (1.2, 1.6)),
@@ -99,16 +97,13 @@ class MultiCrop(Cropping):
     ) -> None:
         if not len(sizes) == len(counts) == len(zoom):
             raise ValueError(f"sizes, counts and zoom are of one length, not {len(sizes)}, {len(counts)}, {len(zoom)}")
-        if unit not in ("voxels", "mm"):
-            raise ValueError(f"sizes are in voxels or in mm, not in {unit!r}")
         if not 0 <= min_overlap <= 1:
             raise ValueError(f"an overlap is a share of 0 to 1, this one is {min_overlap}")
         if energies is not None:
             energies.check_windows(window_hu)
         self.croppers = [
             Cropper(
-                size=[round(n) for n in size] if unit == "voxels" else None,
-                extent_mm=size if unit == "mm" else None,
+                size=size,
                 spacing_mm=spacing_mm,
                 zoom=factors,
                 rescale=rescale,
