@@ -5,8 +5,9 @@
 
 What is timed is the step that training takes: SwAV as in Table 1 of Ghesu et al. 2022 (4 volumes a GPU, one crop of
 224×224×192 and four of 112×112×96 voxels, 1500 prototypes, a full queue of 1920) on the paper's network. The variants
-take turns; medians. The share of time that the device waits for data is measured with the paper's views of made-up
-scans in memory, so it says what the views cost on this machine's cores, not what its disk does.
+take turns; medians. The share of time that the device waits for data is measured with the views of the preset `paper`,
+energy bands and all, of made-up scans in memory: it says what the views cost on this machine's cores, not what its disk
+does.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from monai.bundle import ConfigParser
 from torch import Tensor
 
+from volssl.bundle.config import bundle_config, read_config, resolved
+from volssl.bundle.shipped import PRETRAINING
 from volssl.data import ViewDataset, step_loader
 from volssl.encoders import PaperDenseNet
 from volssl.engine import LARC
@@ -30,12 +35,15 @@ from volssl.engine.trainer import lay_channels_last
 from volssl.methods import Progress, SwAV
 from volssl.views import MultiCrop
 from volssl.views.base import Box
+from volssl.views.energies import reference_energies
 
 VOLUMES = 4  # a GPU
 COHORT, EPOCHS = 24_440, 100
 PAPER_GPU_DAYS = (32 * 6.5, 32 * 14)
 CARD_GB = 16  # of the paper
 SIZES, SMALL = ((224, 224, 192), (112, 112, 96)), ((48, 48, 32), (24, 24, 16))
+SCAN, SMALL_SCAN = (512, 512, 120), (110, 110, 20)  # voxels
+SCANS = 4 * VOLUMES
 FLOAT32 = "float32"
 VARIANTS: dict[str, dict[str, Any]] = {
     FLOAT32: {},
@@ -59,8 +67,11 @@ def main() -> None:
     torch.set_float32_matmul_precision("highest")
     sizes, steps, rounds = (SMALL, 2, 2) if given.quick else (SIZES, 5, 3)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {VOLUMES} volumes of {sizes[0]} and 4 × {sizes[1]}")
-    batch = made_up(sizes, device)
+    print(f"{name}, torch {torch.__version__}, {VOLUMES} volumes")
+    scans = [MadeUpScan(i, SMALL_SCAN if given.quick else SCAN) for i in range(SCANS)]
+    views = paper_views(scans, sizes)
+    batch = made_up(views, device)
+    print(" + ".join(f"{n} × {cropper.size}" for n, cropper in zip(views.counts, views.croppers, strict=True)))
     chosen = {variant: s for variant, s in VARIANTS.items() if not (given.quick and "compiled" in s)}
     trainings = {variant: Training(device, **settings) for variant, settings in chosen.items()}
     measured = {variant: Measured([], 0.0) for variant in chosen}
@@ -68,7 +79,7 @@ def main() -> None:
         for variant, training in trainings.items():
             measured[variant].add(*timed(training, batch, steps))
     table(measured, device, whole=not given.quick)
-    share = waiting(list(trainings.values())[-1], sizes, device, steps=4 if given.quick else 20)
+    share = waiting(list(trainings.values())[-1], scans, views, device, steps=4 if given.quick else 20)
     print(f"share of time that the device waits for views ({os.cpu_count()} cores): {share:.0%}")
 
 
@@ -122,9 +133,20 @@ class Training:
         train_step(self.method, self.optimizer, moved, rate_factor=1.0, precision=self.precision, clip_norm=0.0)
 
 
-def made_up(sizes: tuple[tuple[int, ...], ...], device: torch.device) -> dict[str, Tensor]:
-    """A batch of noise: one large crop and four small ones of each volume."""
-    crops = {f"crop{i}": torch.rand(VOLUMES, 1, *sizes[min(i, 1)], device=device) for i in range(5)}
+def paper_views(scans: Sequence[MadeUpScan], sizes: Sequence[Sequence[int]]) -> MultiCrop:
+    """The views of the preset `paper`, with the energies of these scans."""
+    config = read_config(bundle_config(PRETRAINING, "swav", preset="paper"))
+    given = {"crop_size": sizes[0], "small_crop_size": sizes[1], "method::views::energies": None}
+    views = ConfigParser(resolved(config, given)).get_parsed_content("method::views")
+    assert isinstance(views, MultiCrop)
+    views.energies = reference_energies(scans[:VOLUMES], windows_hu=views.window_hu)
+    return views
+
+
+def made_up(views: MultiCrop, device: torch.device) -> dict[str, Tensor]:
+    """A batch of noise: as many crops of each size as the views make."""
+    sizes = [cropper.size for n, cropper in zip(views.counts, views.croppers, strict=True) for _ in range(n)]
+    crops = {f"crop{i}": torch.rand(VOLUMES, 1, *size, device=device) for i, size in enumerate(sizes)}
     return crops | {"modality": torch.zeros(VOLUMES, dtype=torch.int64, device=device)}
 
 
@@ -161,11 +183,10 @@ def table(measured: dict[str, Measured], device: torch.device, *, whole: bool) -
         print(f"the paper's cards had {CARD_GB} GB")
 
 
-def waiting(training: Training, sizes: tuple[tuple[int, ...], ...], device: torch.device, *, steps: int) -> float:
+def waiting(
+    training: Training, scans: Sequence[MadeUpScan], views: MultiCrop, device: torch.device, *, steps: int
+) -> float:
     """Share of the time that passes until the loader hands out the next batch, views made by all cores."""
-    r, a, s = sizes[0]
-    scans = [MadeUpScan(i, (r + 26, a + 26, s + 8)) for i in range(4 * VOLUMES)]
-    views = MultiCrop(sizes=[(r, a, s), sizes[1]], spacing_mm=(1.0, 1.0, 1.0))  # type: ignore[list-item]
     workers = max(1, (os.cpu_count() or 2) - 1)
     loader = step_loader(
         ViewDataset(scans, views, seed=0), batch_size=VOLUMES, seed=0, start_step=0, total_steps=steps, workers=workers
@@ -194,7 +215,7 @@ class MadeUpScan:
 
     def __post_init__(self) -> None:
         self.id, self.affine = f"made-up {self.seed}", np.eye(4)
-        noise = np.random.default_rng(self.seed).normal(40, 30, (1, *self.shape))
+        noise = np.random.default_rng(self.seed).standard_normal((1, *self.shape), dtype=np.float32) * 30 + 40
         self.hu = noise.astype(np.int16)
 
     @property

@@ -1,10 +1,12 @@
 """What pretraining costs beside what it is made of: each figure a ratio of two things timed in turns, in one run.
 
-    python benchmarks/methods.py
+    python benchmarks/methods.py                            # first the scripts of single parts, half an hour
+    python benchmarks/methods.py --batch 2 --threads 1 --alone
 
-Runs the scripts of single parts, then prints what SwAV adds to its encoder, and what a step of each method costs
-in units of a bare pass: forward and backward of the encoder over one large crop a sample. Neither counts the optimiser,
-and neither counts views.
+Prints what SwAV adds to its encoder, what channels last do to a step, and what a step of each method costs in units of
+a bare pass: forward and backward of the encoder over one large crop a sample. Crops are as many as each config has,
+made by its own views of simulated heads. But for the layouts no figure counts the optimiser, and none counts views. On
+one thread it is the processor's time that is told, which other work on the machine does not lengthen.
 """
 
 from __future__ import annotations
@@ -12,22 +14,44 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
+from torch.utils.data import default_collate
 
-from volssl.bundle.config import bundle_config, read_config, resolved, train_configs
-from volssl.encoders import PaperDenseNet
-from volssl.methods import SwAV
+from volssl.bundle.config import bundle_config, read_config, resolved
+from volssl.bundle.shipped import PRETRAINING, SINGLE, train_configs
+from volssl.data import prepare
+from volssl.engine.step import train_step
+from volssl.engine.trainer import lay_channels_last
+from volssl.methods import Progress, SwAV
 from volssl.methods.base import Method
+from volssl.simulate.cohort import simulate_cohort
 
 LARGE, SMALL = (96, 112, 40), (48, 56, 20)
 STEP_AT_MOST = 1.10
-COUNTS = (1, 4)
+TABLE_1 = {
+    "method::prototypes": 1500,
+    "method::hidden_dim": 2048,
+    "method::queue_length": 1920,
+}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "PaperDenseNet": {},
+    "SwinUNETR": {
+        "network": "SwinUNETR",
+        "network_settings": {"feature_size": 12},
+        "crop_size": [64, 64, 32],
+        "small_crop_size": [32, 32, 32],
+    },
+}
+Batch = dict[str, Tensor]
 
 
 def main() -> None:
@@ -35,106 +59,128 @@ def main() -> None:
     options.add_argument("--turns", type=int, default=7)
     options.add_argument("--batch", type=int, default=16)
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--alone", action="store_true", help="leave out the scripts of single parts")
     chosen = options.parse_args()
-    for script in ("shuffle_speed.py", "view_speed.py", "restoration_step.py", "gpu.py"):
+    for script in () if chosen.alone else ("shuffle_speed.py", "view_speed.py", "restoration_step.py", "gpu.py"):
         print(f"\n{script}", flush=True)
         subprocess.run([sys.executable, Path(__file__).with_name(script)], check=True)
     torch.set_num_threads(chosen.threads)
-    torch.manual_seed(0)
-    print(
-        f"\na SwAV step against the encoder alone, the same crops, batch {chosen.batch}; must be ≤ {STEP_AT_MOST:.2f}"
-    )
-    for name, settings in {
-        "as shipped": {"prototypes": 64, "hidden_dim": 512, "queue_length": 0},
-        "queue of 256": {"prototypes": 64, "hidden_dim": 512, "queue_length": 256},
-        "Table 1": {},
-    }.items():
-        bare, step = swav_ms(settings, turns=chosen.turns, batch=chosen.batch)
-        print(f"  {name:12} bare {bare:6.0f} ms  step {step:6.0f} ms  ratio {step / bare:.3f}")
-    print(f"\na step of each method, in passes of the encoder over one crop of {'×'.join(map(str, LARGE))} a sample")
-    for name in train_configs("volume_pretraining"):
-        print(f"  {name:12} {passes(name, turns=chosen.turns, batch=chosen.batch):.1f}")
+    with tempfile.TemporaryDirectory() as folder:
+        store, cohort = Path(folder) / "store", Path(folder) / "cohort"
+        simulate_cohort(cohort, 16, spacing_mm=4.0, slice_mm=8.0, workers=1)
+        prepare([cohort], store, workers=1)
+        heads = Heads(store, cohort / "labels.csv", batch=chosen.batch)
+        swav(heads, turns=chosen.turns)
+        layouts(heads, turns=chosen.turns)
+        print(f"\na step of each method, in passes of the encoder over one crop of {by(LARGE)} a sample", flush=True)
+        for name in train_configs(PRETRAINING):
+            print(f"  {name:12} {passes(*heads.built(name), turns=chosen.turns):.1f}", flush=True)
 
 
-def swav_ms(settings: dict[str, int], *, turns: int, batch: int) -> tuple[float, float]:
-    """Milliseconds of the encoder over the crops, and of SwAV over the same, with a full queue."""
-    encoder = PaperDenseNet()
-    method = SwAV(encoder, queue_start_epoch=0, freeze_steps=0, **settings).train()
+class Heads:
+    """A store of simulated heads, and what any method looks at of them.
+
+    Args:
+        store: that they were prepared into; what a config writes goes beside it.
+        labels: of them.
+        batch: samples of a batch.
+    """
+
+    def __init__(self, store: Path, labels: Path, *, batch: int) -> None:
+        self.given = {"dataset_dir": str(store), "labels": str(labels), "output_dir": str(store.parent)}
+        self.batch = batch
+
+    def built(self, name: str, *, preset: str = SINGLE, **others: Any) -> tuple[Method, Batch]:
+        """A method as its config has it, over the paper's network, and a batch that its own views make."""
+        config = read_config(bundle_config(PRETRAINING, name, preset=preset))
+        r, a, _ = config["crop_size"]
+        sizes = {"crop_size": list(square(LARGE) if r == a else LARGE), "small_crop_size": list(SMALL)}
+        given = self.given | {"network": "PaperDenseNet"} | sizes | others
+        parser = ConfigParser(resolved(config, given))
+        method, scans = parser.get_parsed_content("method"), parser.get_parsed_content("train::dataset")
+        assert isinstance(method, Method)
+        return method.train(), default_collate([scans[divmod(i, len(scans))] for i in range(self.batch)])
+
+
+def swav(heads: Heads, *, turns: int) -> None:
+    """Print SwAV's loss and backward pass against the encoder's over the same crops."""
+    print(f"\na SwAV step against the encoder alone, the same crops, batch {heads.batch}", flush=True)
+    for name, preset, others in (
+        ("as shipped", SINGLE, {}),
+        ("queue of 256", SINGLE, {"method::queue_length": 256}),
+        ("Table 1, shipped crops", SINGLE, TABLE_1),
+        ("Table 1", "paper", {}),
+    ):
+        method, batch = heads.built("swav", preset=preset, **others)
+        bare, step = swav_ms(method, batch, turns=turns)
+        crops = [by(value.shape[2:]) for value in batch.values() if value.ndim == 5]
+        counts = " + ".join(f"{crops.count(size)} × {size}" for size in dict.fromkeys(crops))
+        print(f"  {name:22} {counts:28} bare {bare:6.0f} ms  step {step:6.0f} ms  {ratio(step / bare)}", flush=True)
+
+
+def swav_ms(method: Method, batch: Batch, *, turns: int) -> tuple[float, float]:
+    """Milliseconds of the encoder over the crops, and of SwAV over the same: queue full, prototypes thawed."""
+    assert isinstance(method, SwAV)
+    method.queue.normal_()
     method.queue_filled.fill_(method.queue_length)
-    torch.nn.init.normal_(method.queue)
-    sizes = [size for size, count in zip((LARGE, SMALL), COUNTS, strict=True) for _ in range(count)]
-    crops = {f"crop{i}": torch.rand(batch, 1, *size) for i, size in enumerate(sizes)}
-    joined = [torch.cat([crop for crop in crops.values() if crop.shape[2:] == size]) for size in (LARGE, SMALL)]
-    modality = {"modality": torch.zeros(batch, dtype=torch.int64)}
+    method.on_step_end(Progress(step=10_000, steps_per_epoch=1000, total_steps=100_000))
+    crops = [value for value in batch.values() if value.ndim == 5]
+    shapes = dict.fromkeys(crop.shape for crop in crops)
+    joined = [torch.cat([crop for crop in crops if crop.shape == shape]) for shape in shapes]
 
     def bare() -> None:
-        torch.stack([encoder.pooled(x).sum() for x in joined]).sum().backward()
+        torch.stack([method.encoder.pooled(x).sum() for x in joined]).sum().backward()
+
+    return best_ms(bare, lambda: method(batch)["loss"].backward(), turns=turns)
+
+
+def layouts(heads: Heads, *, turns: int) -> None:
+    """Print a whole step of SwAV with volumes and kernels laid out as usual, and with channels last."""
+    print("\na SwAV step, optimiser and all, by layout", flush=True)
+    for network, others in LAYOUTS.items():
+        method, batch = heads.built("swav", **others)
+        other = deepcopy(method)
+        lay_channels_last(other)
+        last = torch.channels_last_3d
+        laid = {name: v.contiguous(memory_format=last) if v.ndim == 5 else v for name, v in batch.items()}
+        usual, channels_last = best_ms(step_of(method, batch), step_of(other, laid), turns=turns)
+        print(
+            f"  {network:14} {by(batch['crop0'].shape[2:]):10} usual {usual:6.0f} ms  channels last "
+            f"{channels_last:6.0f} ms  {channels_last / usual:.2f} times as long",
+            flush=True,
+        )
+
+
+def step_of(method: Method, batch: Batch) -> Callable[[], None]:
+    """The trainer's step on a batch."""
+    optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
+    optimizer.param_groups[0]["initial_lr"] = 1e-3
 
     def step() -> None:
-        method(crops | modality)["loss"].backward()
+        train_step(method, optimizer, batch, rate_factor=1.0, precision="float32", clip_norm=0.0)
 
-    return best_ms(bare, step, turns=turns)
+    return step
 
 
-def passes(name: str, *, turns: int, batch: int) -> float:
+def passes(method: Method, batch: Batch, *, turns: int) -> float:
     """What a method's step costs, over what a pass of its encoder over one large crop a sample does."""
-    method = built(name)
-    given = batch_like(name, batch)
-    large = torch.rand(batch, 1, *square(LARGE) if name in TURNED else LARGE)
+    large = next(value for value in batch.values() if value.ndim == 5)
 
     def bare() -> None:
         method.encoder.pooled(large).sum().backward()
 
-    def step() -> None:
-        method(given)["loss"].backward()
-
-    one, whole = best_ms(bare, step, turns=turns)
+    one, whole = best_ms(bare, lambda: method(batch)["loss"].backward(), turns=turns)
     return whole / one
 
 
-TURNED = ("rotation", "swin_unetr")  # their crops are square in plane
+def ratio(value: float) -> str:
+    """It, and whether it is what was promised."""
+    return f"ratio {value:.3f} ≤ {STEP_AT_MOST:.2f}: {'kept' if value <= STEP_AT_MOST else 'NOT KEPT'}"
 
 
-def built(name: str) -> Method:
-    """A method as its config has it, over the paper's network, without data."""
-    config = resolved(read_config(bundle_config("volume_pretraining", name)), {"network": "PaperDenseNet"})
-    parts = config["method"].get("parts", {})
-    if "supervised" in parts:
-        parts["supervised"]["views"] = None
-    config["task"] |= {"grid": list(LARGE)}
-    method = ConfigParser(config).get_parsed_content("method")
-    assert isinstance(method, Method)
-    return method.train()
-
-
-def batch_like(name: str, batch: int) -> dict[str, Tensor]:
-    """A made-up batch with the tensors that a method looks at."""
-    multi = {f"crop{i}": torch.rand(batch, 1, *(LARGE if i < COUNTS[0] else SMALL)) for i in range(sum(COUNTS))}
-    target = torch.rand(batch, 1, *LARGE)
-    restored = {"input": torch.rand(batch, 1, *LARGE), "target": target}
-    turned = torch.rand(2, batch, 1, *square(LARGE))
-    turns = torch.randint(4, (2, batch))
-    labels = (torch.rand(batch, 1 + 5 + LARGE[2]) < 0.5).float()
-    pair = {"crop0": target, "crop1": target.flip(2)}
-    of = {
-        "swav": multi,
-        "restoration": restored,
-        "combined": named("swav", multi) | named("restoration", restored),
-        "hybrid": named("swav", multi) | named("supervised", {"image": target, "target": labels}),
-        "simclr": pair,
-        "moco": pair,
-        "rotation": {"rotated": turned[0], "turns": turns[0]},
-        "swin_unetr": {f"crop{i}": turned[i] for i in (0, 1)}
-        | {f"target{i}": turned[i] for i in (0, 1)}
-        | {f"turns{i}": turns[i] for i in (0, 1)},
-    }
-    common = {"modality": torch.zeros(batch, dtype=torch.int64), "index": torch.arange(batch)}
-    return of[name] | common
-
-
-def named(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same under the names of a combined method's part."""
-    return {f"{part}/{key}": value for key, value in tensors.items()}
+def by(size: torch.Size | tuple[int, ...]) -> str:
+    """96×112×40."""
+    return "×".join(map(str, size))
 
 
 def square(size: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -145,13 +191,14 @@ def square(size: tuple[int, int, int]) -> tuple[int, int, int]:
 
 def best_ms(*calls: Callable[[], None], turns: int) -> tuple[float, float]:
     """Milliseconds of each call in the best of its turns, which other work disturbs least; the first warms up."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken: list[list[float]] = [[] for _ in calls]
     for turn in range(turns + 1):
         for call, times in zip(calls, taken, strict=True):
-            start = time.perf_counter()
+            start = clock()
             call()
             if turn:
-                times.append(1e3 * (time.perf_counter() - start))
+                times.append(1e3 * (clock() - start))
     first, second = map(min, taken)
     return first, second
 

@@ -28,6 +28,7 @@ def module_of(path: Path, name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where its data classes look their annotations up
     spec.loader.exec_module(module)
     return module
 
