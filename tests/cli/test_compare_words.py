@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from volssl.bundle.workflow import TASK_BUNDLES
+
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -42,3 +44,8 @@ def test_overrides_may_follow_the_encoders(volssl_command: Callable[..., Any], a
     assert asked["words"] == ["max_epochs=3", "task::slices=false"]
     assert asked["modes"] == ["full", "knn"]
     assert tuple(asked["fractions"]) == (0.1, 0.25, 0.5, 1.0)
+
+
+def test_the_help_names_every_task_that_can_be_compared(volssl_command: Callable[..., Any]) -> None:
+    said = volssl_command("compare", "--help").out
+    assert [task for task in TASK_BUNDLES if task not in said] == []

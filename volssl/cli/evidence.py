@@ -74,7 +74,7 @@ def evaluate(
     "--fractions 0.1 1 --seeds 3 --out comparison max_epochs=40",
 )
 def compare(
-    task: Annotated[str, typer.Argument(help="hemorrhage or classification.")],
+    task: Annotated[str, typer.Argument(help="hemorrhage, metastasis or classification.")],
     store: StoreOption,
     labels: LabelsOption,
     encoders: Annotated[list[str], typer.Option(help="scratch, and runs of `volssl pretrain`, or NAME=RUN.")],
