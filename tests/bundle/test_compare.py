@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.pages import Elements
-from volssl.bundle.compare import compare, note_opening
+from volssl.bundle.compare import compare, equal_lines, note_opening
 from volssl.bundle.compare_jobs import Basis, Job, plan_jobs, read_arms, read_basis
 from volssl.bundle.compare_runner import run_all, train_all
 from volssl.bundle.config import split_word
@@ -27,6 +27,7 @@ from volssl.simulate.cohort import simulate_cohort
 from volssl.tasks import Hemorrhage
 
 GRID = (24, 28, 10)
+DRAWN = "Patients are drawn anew for each repeat."
 WORDS = (f"task::grid={list(GRID)}", "batch_size=4", "max_epochs=3")
 
 
@@ -129,6 +130,23 @@ def test_labels_that_do_not_fill_a_batch_are_named_with_their_share(cohort: Coho
         planned(cohort, tmp_path, fractions=(0.1, 1.0))
     with pytest.raises(UserError, match="above 0 and at most 1"):
         planned(cohort, tmp_path, fractions=(10.0,))
+
+
+@pytest.mark.parametrize(
+    ("fractions", "said"),
+    [
+        ((0.25, 1.0), f", and those of 25 % lie among those of every larger share. {DRAWN}"),
+        ((0.25,), f". {DRAWN}"),
+        ((1.0,), "."),
+    ],
+    ids=["two shares", "a share", "all labels"],
+)
+def test_the_page_says_of_the_labels_what_holds_for_its_shares(
+    cohort: Cohort, tmp_path: Path, fractions: tuple[float, ...], said: str
+) -> None:
+    jobs = planned(cohort, tmp_path, fractions=fractions)
+    lines = equal_lines(cohort.basis("scratch")[1], jobs, split="test", words=WORDS, cases=4, draws=0)
+    assert f"Labels: in each repeat all encoders learn from the same patients{said}" in lines
 
 
 def test_two_encoders_of_one_name_need_names(cohort: Cohort) -> None:

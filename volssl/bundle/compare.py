@@ -138,13 +138,15 @@ def equal_lines(
     """What was the same for all models, a line each."""
     contract = basis.task.contract
     grid = "×".join(map(str, contract.grid))
+    shares = sorted({job.fraction for job in jobs})
+    nested = f", and those of {percent(shares[0])} lie among those of every larger share" if len(shares) > 1 else ""
+    drawn = " Patients are drawn anew for each repeat." if shares[0] < 1 else ""
     lines = [
         f"Architecture {basis.values['network']} with one head, fed {grid} voxels.",
         f"Budget: {budget(basis, jobs)}, to a rounded epoch: the same number of optimizer steps for every encoder and "
         "every share of labels (equal epochs would have starved the small shares), one schedule, and validations after "
         "the same number of steps.",
-        f"Labels: in each repeat all encoders learn from the same patients, and those of {percent(jobs[-1].fraction)} "
-        "lie among those of every larger share. Patients are drawn anew for each repeat.",
+        f"Labels: in each repeat all encoders learn from the same patients{nested}.{drawn}",
         f"Search: none of any model’s own. Settings for all alike: {' '.join(words) or 'the defaults'}.",
         "Choice: each run keeps the epoch of the highest AUC on the same validation patients.",
         f"Evaluation: the same {split} patients, bootstrap draws and seeds.",
