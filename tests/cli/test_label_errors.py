@@ -4,14 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests.cli.test_errors import Command, error_of
-from volssl.data import Store
+from tests.tiny import split_cohort
+from volssl.data import Store, prepare
 from volssl.data.keys import study_alias
+from volssl.simulate.studies import write_nifti
 
 WORDS = ["max_epochs=1", "batch_size=4", "task::grid=[16, 16, 8]", "task::spacing_mm=[12.0, 12.0, 24.0]"]
+OF_HEADS = ("store", "cohort")
+HEAD_WORDS = [*WORDS[:3], "task::slices=false", "task::types=false"]
+
+
+@pytest.fixture(scope="module")
+def brains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Sixteen MR volumes of noise, half of them with a mask, and their store; a wrong label table needs no brains."""
+    root = tmp_path_factory.mktemp("brains")
+    cohort, affine = root / "cohort", np.diag([10.0, 10.0, 12.0, 1.0])
+    (cohort / "volumes").mkdir(parents=True)
+    (cohort / "masks").mkdir()
+    mask = np.zeros((16, 16, 8), np.uint8)
+    mask[8, 8, 4] = 1
+    rows = []
+    for number in range(16):
+        study, signal = f"B-{number:02d}", np.random.default_rng(number).integers(1, 900, mask.shape, dtype=np.int16)
+        write_nifti(cohort / "volumes" / f"{study}.nii.gz", signal, affine)
+        (cohort / "volumes" / f"{study}.json").write_text('{"Modality": "MR"}')
+        write_nifti(cohort / "masks" / f"{study}.nii.gz", mask, affine)
+        present, name = str(number % 2), f"masks/{study}.nii.gz"
+        rows.append([study, f"P{number}", present, "4" * (number % 2), name * (number % 2)])
+    table = pd.DataFrame(rows, columns=["study", "patient", "metastasis", "slices", "mask"])
+    table.to_csv(cohort / "labels.csv", index=False)
+    table[["study", "patient"]].to_csv(cohort / "patients.csv", index=False)
+    split_cohort(cohort, train=0.6, validation=0.2)
+    prepare([cohort], root / "store", workers=0)
+    return root / "store", cohort
 
 
 def splits(store: Path, table: pd.DataFrame) -> pd.Series:
@@ -22,7 +52,7 @@ def splits(store: Path, table: pd.DataFrame) -> pd.Series:
     return table["study"].map(lambda name: by_alias[study_alias(opened.key, name)])
 
 
-def changed(store: Path, cohort: Path, case: str) -> pd.DataFrame:
+def changed(store: Path, cohort: Path, case: str, column: str) -> pd.DataFrame:
     """The cohort's label table, made wrong in one way."""
     table = pd.read_csv(cohort / "labels.csv", dtype=str, keep_default_na=False)
     first = table.iloc[[0]]
@@ -32,15 +62,15 @@ def changed(store: Path, cohort: Path, case: str) -> pd.DataFrame:
     elif case == "twice alike":
         table = pd.concat([table, first])
     elif case == "twice unlike":
-        table = pd.concat([table, first.assign(hemorrhage=str(1 - int(first["hemorrhage"].iloc[0])))])
+        table = pd.concat([table, first.assign(**{column: str(1 - int(first[column].iloc[0]))})])
     elif case == "text":
-        table.loc[2, "hemorrhage"] = "yes"
+        table.loc[2, column] = "yes"
     elif case == "one class":
-        table["hemorrhage"] = "0"
+        table[column] = "0"
     elif case == "one class in training":
-        table.loc[side == "train", "hemorrhage"] = "1"
+        table.loc[side == "train", column] = "1"
     elif case == "no positive in validation":
-        table.loc[side == "validation", "hemorrhage"] = "0"
+        table.loc[side == "validation", column] = "0"
     elif case == "nobody in validation":
         table = table[side != "validation"]
     return table
@@ -48,33 +78,42 @@ def changed(store: Path, cohort: Path, case: str) -> pd.DataFrame:
 
 CASES = [
     ("wrong ids", "none of its 16 studies is in the store"),
-    ("twice alike", "names the study 'A05-00001' twice, in lines 2 and 18, alike: leave one of them"),
-    ("twice unlike", "twice, in lines 2 and 18, and they differ in hemorrhage: leave the right one"),
-    ("text", "line 4: hemorrhage holds 'yes', no number; blank is unknown"),
+    ("twice alike", "names the study '{first}' twice, in lines 2 and 18, alike: leave one of them"),
+    ("twice unlike", "twice, in lines 2 and 18, and they differ in {column}: leave the right one"),
+    ("text", "line 4: {column} holds 'yes', no number; blank is unknown"),
     ("one class", "are all"),
     ("one class in training", "are all"),
     (
         "no positive in validation",
-        "the 2 labelled validation studies are all of one class in hemorrhage; the best epoch",
+        "the {validation} labelled validation studies are all of one class in {column}; the best epoch",
     ),
-    ("nobody in validation", "no labelled CT volume of a validation patient"),
+    ("nobody in validation", "no labelled {modality} volume of a validation patient"),
 ]
+TASKS = {
+    "hemorrhage": (["hemorrhage"], HEAD_WORDS),
+    "classification": (["classification", "--target", "hemorrhage"], WORDS),
+    "metastasis": (["metastasis"], WORDS),
+}
 
 
-@pytest.mark.parametrize(
-    "task", [["hemorrhage"], ["classification", "--target", "hemorrhage"]], ids=lambda words: words[0]
-)
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(("case", "said"), CASES, ids=[case for case, _ in CASES])
 def test_a_table_that_cannot_be_learnt_from_is_one_line(
-    volssl_command: Command, store: Path, cohort: Path, tmp_path: Path, task: list[str], case: str, said: str
+    volssl_command: Command, request: pytest.FixtureRequest, tmp_path: Path, task: str, case: str, said: str
 ) -> None:
-    # what is wrong comes before slices, which would contradict the changed labels
-    changed(store, cohort, case).drop(columns="slices").to_csv(tmp_path / "labels.csv", index=False)
-    words = [*WORDS[:3], "task::slices=false", "task::types=false"] if task == ["hemorrhage"] else WORDS
-    run = tmp_path / "run"
+    column, modality = ("metastasis", "MR") if task == "metastasis" else ("hemorrhage", "CT")
+    store, cohort = request.getfixturevalue("brains") if modality == "MR" else map(request.getfixturevalue, OF_HEADS)
+    table = changed(store, cohort, case, column)
+    if modality == "CT":  # what is wrong comes before slices, which would contradict the changed labels
+        table = table.drop(columns="slices")
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    (asked, words), run = TASKS[task], tmp_path / "run"
     given = ["--store", store, "--labels", tmp_path / "labels.csv", "--out", run]
-    assert said in error_of(volssl_command("finetune", *task, *given, *words), code=1)
-    assert not (run / "model.pt").exists()
+    error = error_of(volssl_command("finetune", *asked, *given, *words), code=1)
+    validation = 0 if case == "wrong ids" else int((splits(store, table) == "validation").sum())
+    told = {"first": table["study"].iloc[0], "column": column, "validation": validation, "modality": modality}
+    assert said.format(**told) in error
+    assert not run.exists()
 
 
 @pytest.mark.parametrize(
