@@ -7,7 +7,8 @@
 2. Encoders pretrained on all training volumes: SimCLR, SwAV with generic views ("SwAV-med") and with the paper's,
    restoration, and SwAV and restoration combined. `--arms` takes SwAV as it is shipped too.
 3. `compare`: each of them and scratch, 10, 25, 50 and 100 % of the labels, three repeats, the test opened at the end.
-4. The four rows of the paper's Table 5: the volume's label alone, with types, with slices, with self-supervision.
+4. The four rows of the paper's Table 5: the volume's label alone, with types, with slices, with self-supervision;
+   below them the best intensity rule.
 
 What is done in the folder is not done again. Everything here is simulated and says nothing about patients.
 """
@@ -19,6 +20,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -26,8 +28,9 @@ from volssl.bundle.compare import compare
 from volssl.bundle.workflow import pretrain
 from volssl.data import prepare
 from volssl.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
-from volssl.evaluation.comparison import pooled
-from volssl.evaluation.metrics import roc_auc
+from volssl.evaluation.comparison import RULE, pooled
+from volssl.evaluation.metrics import at_threshold, roc_auc, sensitivity, specificity
+from volssl.evaluation.output import FIRST_POINT
 from volssl.simulate.cohort import simulate_cohort
 
 SCRATCH, OUTPUT = "scratch", "hemorrhage"
@@ -189,22 +192,46 @@ def pretrained(arm: Arm, store: Path, run: Path, words: tuple[str, ...]) -> Path
 
 
 def table5(folders: dict[str, Path], split: str) -> pd.DataFrame:
-    """The rows of Table 5 with all labels; the encoder of row 4 is the one that validation patients favour."""
+    """The rows of Table 5 with all labels; the encoder of row 4 is the one that validation patients favour.
+
+    The figures are means over the repeats; sensitivity and specificity are those at each repeat's own threshold, where
+    they are equal on the validation patients. Below stands the intensity rule, which is the same in every repeat.
+    """
     summary = pd.read_csv(folders["3  + slices"] / "summary.csv")
     whole = summary[(summary["output"] == OUTPUT) & (summary["fraction"] == 1.0) & (summary["mode"] == "full")]
     begun = whole[whole["encoder"] != SCRATCH]
     best = str(begun.loc[begun["validation_auc"].idxmax(), "encoder"])
     models = {row: (folder, SCRATCH) for row, folder in sorted(folders.items())}
     models[f"4  + {best}"] = (folders["3  + slices"], best)
-    rows, before = [], None
+    rows: list[dict[str, Any]] = []
+    before = None
     for row, (folder, encoder) in models.items():
         files = sorted((folder / "runs").glob(f"{encoder.lower()}-full-1-*/{split}.parquet"))
         y, scores, patients = pooled([pd.read_parquet(file) for file in files], OUTPUT)
+        calls = (scores >= [threshold_of(file.parent, split) for file in files]).astype(float)
         auc = bootstrap_interval(roc_auc, y, scores, patients)
+        found, cleared = (
+            bootstrap_interval(at_threshold(figure, 1.0), y, calls, patients) for figure in (sensitivity, specificity)
+        )
         gain = None if before is None else paired_difference(roc_auc, y, scores, before, patients)
-        rows.append({"row": row} | columns("auc", auc) | columns("to_row_before", gain))
+        rows.append(
+            {"row": row}
+            | columns("auc", auc)
+            | columns("sensitivity", found)
+            | columns("specificity", cleared)
+            | columns("to_row_before", gain)
+        )
         before = scores
+    results = pd.read_csv(folders["3  + slices"] / "results.csv")
+    of_rule = results[(results["encoder"] == RULE) & (results["output"] == OUTPUT) & (results["fraction"] == 1.0)]
+    rows.append({name: value for name, value in of_rule.iloc[0].items() if name in rows[0]} | {"row": RULE})
     return pd.DataFrame(rows)
+
+
+def threshold_of(run: Path, split: str) -> float:
+    """At which sensitivity and specificity of a run are equal on the validation patients."""
+    figures = json.loads((run / f"{split}_metrics.json").read_text())["outputs"][OUTPUT]
+    return float(figures["operating_points"][FIRST_POINT]["threshold"])
 
 
 def columns(name: str, interval: Interval | None) -> dict[str, float | None]:

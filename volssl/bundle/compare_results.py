@@ -35,7 +35,6 @@ from volssl.tasks import BoxCache, TaskViews
 from volssl.tasks.inference import labels_of
 
 FIGURES = ("auc", "average_precision", "sensitivity", "specificity")
-SHOWN = ("auc", "average_precision")  # whose intervals are in the table
 
 
 def read_results(
@@ -94,8 +93,7 @@ def figure_rows(
         for name in FIGURES:
             figure = figures["metrics"][name]
             row[name] = _or_nan(figure["value"])
-            if name in SHOWN:
-                row |= {f"{name}_low": _or_nan(figure["low"]), f"{name}_high": _or_nan(figure["high"])}
+            row |= {f"{name}_low": _or_nan(figure["low"]), f"{name}_high": _or_nan(figure["high"])}
         row["rule"] = told.get("rule", {}).get(output, "")
         rows.append(
             row | {name: _or_nan(told.get(name)) for name in ("epochs", "best_epoch", "validation_auc", "seconds")}
