@@ -1,8 +1,9 @@
-"""What every method keeps, found by its config: a new one is tested here without a line more."""
+"""What every method keeps, found by its config, with every encoder: a new one is tested here without a line more."""
 
 from __future__ import annotations
 
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch.utils.data import default_collate
 
 from volssl.bundle.config import bundle_config, read_config, resolved
 from volssl.bundle.shipped import train_configs
+from volssl.data.loader import ViewDataset
 from volssl.data.training import TrainingScans
+from volssl.encoders.build import ENCODERS
 from volssl.methods import SwAV
 from volssl.methods.base import Method, Progress
 
@@ -27,10 +30,13 @@ SIZES: dict[str, Any] = {
     "network": "PaperDenseNet",
     "learning_rate": 2e-3,
 }
-OTHERS: dict[str, dict[str, Any]] = {
-    "DenseNet121": {"network": "DenseNet121", "network_settings": {"init_features": 8, "growth": 4}},
-    "SwinUNETR": {"network": "SwinUNETR", "network_settings": {"feature_size": 12}},
+SMALL: dict[str, dict[str, Any]] = {  # settings that make an encoder fast; one that is not here has its own
+    "DenseNet121": {"init_features": 8, "growth": 4},
+    "SwinUNETR": {"feature_size": 12},
 }
+SLOW = {"SwinUNETR"}
+OTHERS = [pytest.param(e, marks=[pytest.mark.slow] * (e in SLOW)) for e in ENCODERS if e != SIZES["network"]]
+GIVEN = {"index", "modality", "supervised/target"}  # what a sample says of its scan; all else in it is drawn
 VOLUMES = 8
 
 
@@ -88,16 +94,35 @@ def test_all_its_state_is_in_the_state_dict(parts: ConfigParser) -> None:
     assert torch.equal(again.train()(batch)["loss"], mine)
 
 
-def test_a_sample_is_drawn_anew_in_every_epoch_and_the_same_in_every_worker(parts: ConfigParser) -> None:
+def in_worker(dataset: ViewDataset, epoch: int, index: int, seed: int = 1) -> dict[str, Tensor]:
+    """A sample as a worker process makes it, whose global generators begin like those of all workers."""
+    copy = pickle.loads(pickle.dumps(dataset))
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    sample: dict[str, Tensor] = copy[epoch, index]
+    return sample
+
+
+def test_a_sample_is_the_same_in_every_worker(parts: ConfigParser) -> None:
     _, dataset = built(parts)
-    same, other = dataset[0, 3], dataset[1, 3]
-    drawn = [name for name, value in same.items() if value.is_floating_point() and value.ndim == 4]
-    assert drawn
-    assert any(not torch.equal(same[name], other[name]) for name in drawn)
-    worker = pickle.loads(pickle.dumps(dataset))  # what a worker process gets, with other global generators
-    np.random.seed(1)
-    torch.manual_seed(1)
-    assert all(torch.equal(value, same[name]) for name, value in worker[0, 3].items())
+    first, second = in_worker(dataset, 0, 3, seed=1), in_worker(dataset, 0, 3, seed=2)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_all_that_is_in_a_sample_is_drawn_anew_in_every_epoch_and_for_every_index(parts: ConfigParser) -> None:
+    _, dataset = built(parts)
+    twice = ViewDataset(
+        [dataset.scans[3]] * 2, dataset.views, seed=0
+    )  # one scan: only the draws tell its samples apart
+    samples = [in_worker(twice, epoch, index) for epoch in range(4) for index in range(2)]
+    assert any(value.ndim == 4 for value in samples[0].values())
+    for name in samples[0].keys() - GIVEN:
+        values = {value.numpy().tobytes() for value in (sample[name] for sample in samples)}
+        whole_number = samples[0][name].ndim == 0  # such as a turn, of which there are few
+        assert len(values) > 1 if whole_number else len(values) == len(samples), name
+    for name in samples[0].keys() & GIVEN - {"index"}:
+        assert all(torch.equal(sample[name], samples[0][name]) for sample in samples), name
 
 
 def test_twenty_steps_on_eight_fixed_volumes_lower_the_loss(parts: ConfigParser) -> None:
@@ -109,15 +134,16 @@ def test_twenty_steps_on_eight_fixed_volumes_lower_the_loss(parts: ConfigParser)
     assert np.mean(losses[-4:]) < np.mean(losses[:2])
 
 
-@pytest.mark.parametrize("encoder", ["DenseNet121", pytest.param("SwinUNETR", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("encoder", OTHERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_trains_every_other_encoder(
     name: str, encoder: str, store: Path, cohort: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     given = {"dataset_dir": str(store), "output_dir": str(tmp_path / "run"), "labels": str(cohort / "labels.csv")}
+    network = {"network": encoder, "network_settings": SMALL.get(encoder, {})}
     cube = {"crop_size": [32, 32, 32], "small_crop_size": [32, 32, 32], "spacing_mm": [7.0, 7.0, 7.0]}
-    config = resolved(read_config(bundle_config("volume_pretraining", name)), SIZES | given | cube | OTHERS[encoder])
+    config = resolved(read_config(bundle_config("volume_pretraining", name)), SIZES | given | cube | network)
     method, dataset = built(ConfigParser(config))
     assert type(method.encoder).__name__ == encoder
     batch = batch_of(dataset, count=4)  # of two, batch statistics of one voxel let no gradient through
