@@ -162,8 +162,9 @@ def notes(jobs: Sequence[Job], out: Path, *, split: str) -> list[str]:
     """What a reader must know of choice and chance, a line each."""
     if split == "test":
         opened = len(json.loads((out / OPENED).read_text()))
+        done = "the job was done" if len(jobs) == 1 else f"all {len(jobs)} jobs were done"
         first = (
-            f"The test split was opened once, when all {len(jobs)} jobs were done."
+            f"The test split was opened once, when {done}."
             if opened == 1
             else f"The test split was opened {times(opened)}: jobs were added after it had been seen. What was added "
             "may have been chosen by it."

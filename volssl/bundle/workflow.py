@@ -134,8 +134,9 @@ def finetune(
         "fraction": fraction,
     } | from_encoder(encoder, words)
     if task == CLASSIFICATION:
-        told, words = told_task(target, store=store, labels=labels, encoder=encoder, words=words)
-        given |= told
+        if target or not any(word.startswith("task::columns=") for word in words):  # a comparison has told its jobs
+            told, words = told_task(target, store=store, labels=labels, encoder=encoder, words=words)
+            given |= told
     elif target:
         raise UsageError(f"--target {target}: {task} knows its columns; leave it out, or run {CLASSIFICATION}")
     frozen = mode in FROZEN_MODES
