@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.pages import CHROMIUM, Elements
+from tests.pages import CHROMIUM, Elements, opened_in_a_browser
 from volssl.errors import UserError
 from volssl.evaluation import course
 from volssl.evaluation.bootstrap import Interval
@@ -380,6 +380,7 @@ def test_a_browser_loads_every_picture_and_nothing_overflows_on_phone_or_desktop
     told = [json.loads(row) for row in re.findall(r"\{\"width.*?\}", shown)]
     expected = [{"width": width, "over": 0, "images": 35, "broken": 0} for width in (400, 1200)]
     assert sorted(told, key=lambda row: row["width"]) == expected
+    assert opened_in_a_browser(page) == {"errors": 0, "pictures": 35, "loaded": 35, "over": 0}
 
 
 def looked(study: str) -> Looked:
