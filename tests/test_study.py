@@ -16,6 +16,7 @@ import pytest
 from scipy.stats import binom
 from sklearn.metrics import recall_score, roc_auc_score
 
+from tests.jobs import RUN_PART, run_here
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.recipe import is_recipe
@@ -35,9 +36,10 @@ BRAINS += " method::parts::swav::prototypes=6 --finetuning batch_size=4"
 
 @pytest.fixture(scope="module")
 def study() -> Any:
-    """Imports a script as the scripts import each other."""
+    """Imports a script as the scripts import each other; the jobs of its comparison run in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(STUDY)
+        patch.setattr(RUN_PART, run_here)
         yield importlib.import_module
 
 
@@ -65,7 +67,7 @@ def nothing_more(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("hemorrhage.pretrain", "hemorrhage.prepare", "metastasis.finetune"):
         name, function = place.split(".")
         monkeypatch.setattr(study(name), function, refused)
-    monkeypatch.setattr("volssl.bundle.compare_runner.run_part", refused)
+    monkeypatch.setattr(RUN_PART, refused)
 
 
 def hashes(folder: Path) -> dict[str, str]:
