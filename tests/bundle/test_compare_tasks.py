@@ -10,6 +10,7 @@ import pytest
 from tests.bundle.conftest import BRAIN_SIZE, BRAIN_WORDS
 from tests.jobs import RUN_PART, run_here
 from tests.pages import Elements
+from volssl.bundle import workflow
 from volssl.bundle.compare import compare
 
 MODES = ("last", "frozen", "probe", "knn")
@@ -28,6 +29,19 @@ def rows_of(table: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def all_of(arms: list[tuple[str, str]], outputs: tuple[str, ...]) -> list[tuple[str, str, str]]:
     return sorted((*arm, output) for arm in [*arms, RULE] for output in outputs)
+
+
+def test_a_job_of_classification_takes_its_columns_from_the_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(workflow, "run_training", lambda config, **told: asked.update(told))
+    monkeypatch.setattr(workflow, "write_run_report", lambda *told, **more: None)
+    words = ['task::columns=["a", "b"]', 'task::kind="multi-label"']
+    workflow.finetune(
+        "classification", store=tmp_path, labels=tmp_path, out=tmp_path / "run", words=words, ranges=False
+    )
+    assert asked["words"] == words
 
 
 @pytest.mark.slow
