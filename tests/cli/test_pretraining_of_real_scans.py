@@ -15,7 +15,8 @@ from matplotlib import pyplot
 from monai.bundle import ConfigParser
 
 from tests.tiny import CROPS, split_cohort
-from volssl.bundle.config import read_config, train_configs
+from volssl.bundle.config import read_config
+from volssl.bundle.shipped import train_configs
 from volssl.data import Store, StoredScan, prepare
 from volssl.data.manifest import table_of
 from volssl.encoders import load_encoder
