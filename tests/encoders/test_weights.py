@@ -35,6 +35,17 @@ def test_under_the_threshold_nothing_is_loaded() -> None:
     assert torch.equal(network.weight, before)
 
 
+def test_a_file_of_the_networks_own_may_hold_nothing_else() -> None:
+    network = torch.nn.Linear(2, 2)
+    before = network.weight.clone()
+    own = {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    with pytest.raises(UserError, match=r"^f: holds 1 tensors that the network has no place for;.*\(first: x\)$"):
+        load_weights(network, own | {"x": torch.ones(1)}, source="f", least=1.0)
+    assert torch.equal(network.weight, before)
+    assert load_weights(network, own, source="f", least=1.0).loaded == ["bias", "weight"]
+    assert torch.equal(network.weight, torch.ones(2, 2))
+
+
 def test_one_channel_for_n_and_n_for_one_keep_the_convolution_of_equal_channels() -> None:
     weight, x = torch.randn(5, 1, 3, 3, 3), torch.rand(1, 1, 6, 6, 6)
     several, notes = match_channels({"w": weight, "b": torch.ones(5)}, ["w"], 4, source="f")

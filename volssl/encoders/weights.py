@@ -52,11 +52,13 @@ def load_weights(
 
     Args:
         source: where they come from, for messages.
-        least: share of the network's tensors that must be filled.
+        least: share of the network's tensors that must be filled; 1 is for a file of the network's own, in which no
+            tensor may be left over either.
         notes: sentences that the report ends with.
 
     Raises:
-        UserError: where less than `least` of the network's tensors would be filled; the network is left as it was.
+        UserError: where less than `least` of the network's tensors would be filled, or of a file of its own a tensor
+            is left over; the network is left as it was.
     """
     own = network.state_dict()
     shared = own.keys() & state_dict.keys()
@@ -72,6 +74,11 @@ def load_weights(
         raise UserError(
             f"{source}: fills {report.share:.0%} of the network's tensors and {least:.0%} are needed; it is of another "
             f"architecture (first that do not fit: {', '.join((report.missing + report.wrong_shape)[:3])})"
+        )
+    if least == 1 and report.unexpected:
+        raise UserError(
+            f"{source}: holds {len(report.unexpected)} tensors that the network has no place for; it is of another "
+            f"architecture (first: {', '.join(report.unexpected[:3])})"
         )
     with torch.no_grad():
         network.load_state_dict({key: state_dict[key] for key in fitting}, strict=False)
