@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from volssl.bundle.evaluate import evaluate_run, summary
+from volssl.bundle.evaluate import beside, evaluate_run, load_run, summary
+from volssl.bundle.internal import internal_auc
 from volssl.bundle.workflow import finetune
 from volssl.data import Store, prepare
 from volssl.errors import UserError
@@ -41,6 +43,16 @@ def changed(labels: Path, out: Path, **columns: object) -> Path:
     """A label table with other values in some columns."""
     pd.read_csv(labels, dtype=str).assign(**columns).to_csv(out, index=False)
     return out
+
+
+def patients_of(store: Path) -> set[str]:
+    """The patients of a store."""
+    return set(Store.open(store).rows["patient"].to_pylist())
+
+
+def sides_of(store: Path) -> set[str]:
+    """The splits that a store has patients in."""
+    return set(Store.open(store).rows["split"].to_pylist())
 
 
 def copied(run: Path, out: Path, **facts: object) -> Path:
@@ -79,6 +91,83 @@ def test_another_sites_store_is_judged_whole_at_the_thresholds_of_the_runs_own_v
     assert point["threshold"] == equal_point(own["y_hemorrhage"].to_numpy(), own["p_hemorrhage"].to_numpy())
     assert point["chosen_on"] == "validation"
     assert "all patients of another store" in (tmp_path / "all" / "report.html").read_text()
+
+
+def test_another_sites_auc_stands_beside_the_runs_own_and_only_its_test_patients_are_a_hint(
+    run: Path,
+    store: Path,
+    cohort: Path,
+    elsewhere: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moved, (other, labels) = copied(run, tmp_path / "run"), elsewhere
+    alone = evaluate_run(moved, store=other, labels=labels, split="all", out=tmp_path / "alone")
+    assert alone["internal"] is None
+    assert beside(alone) is None
+    assert "Internal and external" not in (tmp_path / "alone" / "report.html").read_text()
+    assert "--split all" not in capsys.readouterr().err
+    mine = evaluate_run(moved, store=store, labels=cohort / "labels.csv", split="test", out=moved / "test")
+    assert mine["internal"] is None
+    assert "--split all" not in capsys.readouterr().err
+    split = next(side for side in ("test", "validation", "train") if side in sides_of(other))
+    found = evaluate_run(moved, store=other, labels=labels, split=split, out=moved / "elsewhere")
+    told = f"its {split} patients alone are scored, {found['n_patients']} of {len(patients_of(other))} labelled"
+    assert told in capsys.readouterr().err
+    wanted = json.loads((moved / "test" / "metrics.json").read_text())["outputs"]["hemorrhage"]["metrics"]["auc"]
+    kept = json.loads((moved / "elsewhere" / "metrics.json").read_text())["internal"]
+    assert kept["n_patients"] == mine["n_patients"]
+    assert kept["auc"]["hemorrhage"] == {key: wanted[key] for key in ("value", "low", "high")}
+    table = beside(found)
+    assert table is not None
+    here = found["outputs"]["hemorrhage"]["metrics"]["auc"]
+    first = [next(iter(column.cells)) for column in table.columns]
+    assert first[0] == "hemorrhage"
+    assert str(first[1]).startswith(f"{wanted['value']:.2f} (")
+    assert first[2] == "–" if here["value"] is None else str(first[2]).startswith(f"{here['value']:.2f}")
+    assert "Internal and external" in (moved / "elsewhere" / "report.html").read_text()
+    save_tensors(moved / "model.pt", load_tensors(moved / "model.pt") | {"epoch": 7})  # another file: other weights
+    assert internal_auc(moved) is None
+
+
+def test_a_bundles_metadata_tell_the_internal_auc_of_its_own_weights_on_test_patients(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    for name in ("configs", "models"):
+        (bundle / name).mkdir(parents=True)
+    (bundle / "models" / "model.pt").write_bytes(b"weights")
+    shown = {"value": 0.9, "low": 0.8, "high": 0.95}
+    kept = {"split": "test", "n_studies": 9, "n_patients": 8, "outputs": {"a": {"auc": shown, "brier": shown}, "b": {}}}
+    facts = {
+        "format": 1,
+        "task": "hemorrhage",
+        "labels": ["a"],
+        "volume": 1,
+        "slices": 0,
+        "dim": 0,
+        "box": "head",
+        "input_contract": {"modality": "CT", "window_hu": [55, 200], "spacing_mm": [1, 1, 1], "grid": [8, 8, 8]},
+        "weights_sha256": hashlib.sha256(b"weights").hexdigest(),
+        "simulated_training_data": None,
+        "training_ranges": None,
+    }
+    said = {"name": "x", "version": "1", "eval_metrics": kept, "volssl": facts}
+
+    def told(**changes: object) -> object:
+        (bundle / "configs" / "metadata.json").write_text(json.dumps({**said, **changes}))
+        return internal_auc(bundle / "models")
+
+    assert told() == {"n_studies": 9, "n_patients": 8, "auc": {"a": shown}}
+    assert told(eval_metrics={}) is None
+    assert told(eval_metrics=kept | {"external": True}) is None
+    assert told(eval_metrics=kept | {"split": "validation"}) is None
+    assert told(volssl=facts | {"weights_sha256": "0" * 64}) is None
+
+
+def test_weights_with_a_tensor_too_many_are_not_the_runs(run: Path, tmp_path: Path) -> None:
+    state = load_tensors(run / "model.pt")["network"]
+    stranger = copied(run, tmp_path / "run", network=state | {"left.over": state["labels.bias"]})
+    with pytest.raises(UserError, match=r"model.pt: holds 1 tensors that the network has no place for.*left\.over"):
+        load_run(stranger)
 
 
 def test_thresholds_travel_with_the_run_and_not_with_other_weights(

@@ -144,4 +144,5 @@ def shortened(figures: Mapping[str, Any] | None) -> dict[str, Any]:
         }
         for name, output in figures["outputs"].items()
     }
-    return {key: figures[key] for key in ("split", "n_studies", "n_patients")} | {"outputs": kept}
+    elsewhere = {"external": True} if figures.get("external") else {}
+    return {key: figures[key] for key in ("split", "n_studies", "n_patients")} | elsewhere | {"outputs": kept}

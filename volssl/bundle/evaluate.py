@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import nn
 
 from volssl.bundle.config import read_config
+from volssl.bundle.internal import internal_auc
 from volssl.bundle.saliency import saliency
 from volssl.bundle.simulated import simulated_notice
 from volssl.bundle.workflow import CONFIG
@@ -92,7 +93,8 @@ def evaluate_run(
         by: columns of `SUBGROUPS` whose groups are told apart.
 
     Returns:
-        The figures of `evaluate_predictions`; `external` says that training saw nobody of the store.
+        The figures of `evaluate_predictions`; `external` says that training saw nobody of the store, and `internal` is
+        then what `internal_auc` knows.
 
     Raises:
         UserError: for a folder without a run, labels that do not fit, an empty split, or patients that training saw.
@@ -152,6 +154,11 @@ def evaluate_model(
     if predictions.empty:
         whose = "any" if split == "all" else f"a {split}"
         raise UserError(f"{store}: no labelled volume of {whose} patient; there is nothing to evaluate")
+    if known and not own and split != "all":
+        say(
+            f"{store}: none of its patients was trained on, and its {split} patients alone are scored, "
+            f"{predictions['patient'].nunique()} of {table['patient'].nunique()} labelled: --split all takes all"
+        )
     validation = None
     if own and split in ("test", "all"):
         validation = predict_split(model, opened, table, views, "validation", fold)
@@ -165,7 +172,7 @@ def evaluate_model(
         validation=without(predictions, validation, store=store),
         by=by,
     )
-    metrics |= {"model_sha256": weights_hash(run), "external": not own}
+    metrics |= {"model_sha256": weights_hash(run), "external": not own, "internal": None if own else internal_auc(run)}
     out.mkdir(parents=True, exist_ok=True)
     write_parquet(predictions, out / "predictions.parquet")
     write_metrics_json(metrics, out / "metrics.json")
@@ -327,6 +334,18 @@ def summary(metrics: dict[str, Any]) -> Table:
             mark = " (small)" if figures["small"] else ""
             counts = f"{figures['positives']}/{figures['n']}"
             shown.add_row(f"{column} {group}{mark}", counts, *cells, end_section=index == len(groups) - 1)
+    return shown
+
+
+def beside(metrics: dict[str, Any]) -> Table | None:
+    """Internal and external AUC for the terminal, a row an output; None where nothing internal is known."""
+    internal = metrics["internal"]
+    if internal is None:
+        return None
+    title = f"AUC on {internal['n_patients']} test patients of the run's own store, and here"
+    shown = Table("output", "internal", "external", title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for name, figures in metrics["outputs"].items():
+        shown.add_row(name, with_interval(internal["auc"].get(name)), with_interval(figures["metrics"]["auc"]))
     return shown
 
 

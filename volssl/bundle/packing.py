@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from torch import nn
 
 from volssl.bundle.embedding import EmbeddingNetwork
 from volssl.bundle.evaluate import load_run
+from volssl.bundle.internal import evaluation_of
 from volssl.bundle.shipped import PRETRAINING
 from volssl.bundle.training_data import ENCODER, TrainingData, encoder_data, training_data
 from volssl.bundle.workflow import TASK_BUNDLES
@@ -138,12 +137,3 @@ def packed_encoder(run: Path) -> Packed:
 def encoder_value(encoder: Encoder) -> Mapping[str, Any]:
     """The line of the inference config that builds an encoder."""
     return {"  encoder": {"_target_": f"volssl.encoders.{type(encoder).__name__}", **encoder.settings}}
-
-
-def evaluation_of(run: Path, name: str) -> dict[str, Any] | None:
-    """The evaluation of a file of weights on test patients, or on others where there is none; None without any."""
-    weights = hashlib.sha256((run / name).read_bytes()).hexdigest()
-    found = [json.loads(path.read_text()) for path in sorted([*run.glob("metrics.json"), *run.glob("*/metrics.json")])]
-    found = [figures for figures in found if figures.get("model_sha256") == weights]
-    # The run's own store goes before another site's, and its test patients before others.
-    return min(found, key=lambda each: (bool(each.get("external")), each["split"] != "test"), default=None)

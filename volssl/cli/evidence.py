@@ -56,12 +56,14 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a classifier: intervals by patient, operating points, calibration, subgroups, and a page to read."""
-    from volssl.bundle.evaluate import evaluate_run, summary
+    from volssl.bundle.evaluate import beside, evaluate_run, summary
     from volssl.bundle.next_step import export_line
 
     groups = [name.strip() for name in by.split(",") if name.strip()]
     metrics = evaluate_run(run, store=store, labels=labels, split=split, out=out, by=groups)
     console.print(summary(metrics))
+    if (table := beside(metrics)) is not None:
+        console.print(table)
     result(as_json, metrics)
     wrote(out / "report.html", out / "metrics.json", out / "predictions.parquet")
     if line := export_line(run):
