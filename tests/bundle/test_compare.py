@@ -44,6 +44,15 @@ class Cohort:
         names = [str(encoder) for encoder in encoders]
         return names, read_basis("hemorrhage", store=self.store, labels=self.labels, arms=read_arms(names), words=words)
 
+    def hybrid(self, out: Path, basis: Basis, fraction: float) -> Path:
+        """An encoder that learnt from the labels of a share of the first draw."""
+        out.mkdir(exist_ok=True)
+        labelled = basis.training_rows(fraction, 0)["patient"].to_pylist()
+        encoder, contract = build_encoder("PaperDenseNet", in_channels=1), Hemorrhage(grid=GRID).contract
+        file = out / "encoder.pt"
+        save_encoder(file, encoder, contract=contract, patients=labelled, labelled=labelled, method="Combined")
+        return file
+
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
@@ -108,6 +117,23 @@ def test_encoders_share_seed_patients_and_words_and_differ_in_weights_alone(coho
 def test_an_encoder_that_saw_a_test_patient_is_refused_before_anything_is_trained(cohort: Cohort) -> None:
     with pytest.raises(UserError, match="10 patients of validation and test were seen in training"):
         cohort.basis("scratch", cohort.seen)
+
+
+def test_an_encoder_that_learnt_from_labels_which_a_job_does_not_have_is_refused(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    basis = cohort.basis("scratch")[1]
+
+    def told(drawn: float, fractions: tuple[float, ...], repeats: int) -> None:
+        names = ["scratch", f"HYBRID={cohort.hybrid(tmp_path / str(drawn), basis, drawn)}"]
+        plan_jobs(basis, read_arms(names), modes=["full"], fractions=fractions, repeats=repeats, out=tmp_path)
+
+    told(0.25, (0.25, 1.0), 1)  # the share of its first draw, and all, in which it lies
+    told(1.0, (1.0,), 3)
+    with pytest.raises(UserError, match=r"HYBRID, 25 % of labels, repeat 2: .* pretrained with fraction=0.25 draw=1,"):
+        told(0.25, (0.25, 1.0), 2)
+    with pytest.raises(UserError, match="HYBRID, 25 % of labels, repeat 1: the encoder learnt from labels of 15 "):
+        told(1.0, (0.25, 1.0), 1)
 
 
 def test_encoders_of_two_architectures_are_no_equal_comparison(cohort: Cohort, tmp_path: Path) -> None:

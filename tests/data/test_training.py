@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from tests.data.made_store import hashed, row, write_store
-from volssl.data import Store, TrainingScans, refuse_seen
+from volssl.data import Store, TrainingScans, refuse_labelled, refuse_seen, training_labels
 from volssl.data.manifest import Row
 from volssl.data.store import StoredScan
 from volssl.errors import UserError
@@ -190,3 +190,23 @@ def test_a_worker_is_sent_keys_alone(tmp_path: Path) -> None:
     there: TrainingScans = pickle.loads(sent)
     assert there.ids == scans.ids
     assert there.scans[1999].id == scans.ids[1999]
+
+
+def test_labels_that_are_mixed_in_are_those_of_a_fine_tuning_with_the_same_fraction_and_draw(tmp_path: Path) -> None:
+    rows = [row(f"S{i:02d}", f"P{i}", split="train" if i < 16 else "test") for i in range(20)]
+    store = write_store(tmp_path / "store", rows)
+    table = pd.DataFrame({"patient": [one["patient"] for one in rows]}, index=[one["id"] for one in rows]).sort_index()
+    mixed = [training_labels(Store.open(store), table, fraction=0.25, draw=draw) for draw in (0, 1)]
+    tuned = [of(store, labels=table, fraction=0.25, draw=draw) for draw in (0, 1)]
+    assert [len(part) for part in mixed] == [4, 4]
+    assert [set(part["patient"]) for part in mixed] == [set(scans.patients) for scans in tuned]
+    assert set(mixed[0]["patient"]) != set(mixed[1]["patient"])
+
+
+def test_labels_beyond_a_share_are_refused_and_those_of_another_store_are_not(tmp_path: Path) -> None:
+    store = Store.open(write_store(tmp_path / "store", [row(f"S{i}", f"P{i}", split="train") for i in range(6)]))
+    everyone = [hashed(f"P{i}") for i in range(6)]
+    refuse_labelled(store, everyone[:3], everyone[:3], what="e", instead="i")
+    refuse_labelled(store, everyone[:3], [everyone[0], hashed("a stranger")], what="e", instead="i")
+    with pytest.raises(UserError, match=f"^e: .* labels of 1 patients more .first: {everyone[3]}.*; i$"):
+        refuse_labelled(store, everyone[:3], [everyone[0], everyone[3]], what="e", instead="i")

@@ -11,9 +11,10 @@ from monai.networks.nets import DenseNet121 as StockDenseNet121
 
 import volssl
 from volssl.contract import InputContract
-from volssl.encoders import DenseNet121, PaperDenseNet, build_encoder, save_encoder, start_from
+from volssl.encoders import DenseNet121, PaperDenseNet, build_encoder, labelled_patients, save_encoder, start_from
 from volssl.encoders.file import read_encoder_file
 from volssl.errors import UserError
+from volssl.tensors import load_tensors, save_tensors
 
 CT = InputContract("CT", (55.0, 200.0), (3.5, 3.5, 7.0), (48, 56, 20))
 
@@ -34,6 +35,17 @@ def test_a_saved_encoder_comes_back_with_its_contract(saved: Path) -> None:
     assert torch.equal(encoder.pooled(x), original.pooled(x))
     assert contract == CT
     assert read_encoder_file(saved).patients == {"a", "b"}
+
+
+def test_whose_labels_trained_it_is_told_and_an_older_file_that_does_not_say_still_loads(tmp_path: Path) -> None:
+    file, encoder = tmp_path / "encoder.pt", PaperDenseNet(growth=3)
+    save_encoder(file, encoder, contract=CT, patients={"b", "a"}, labelled={"b"}, method="Combined")
+    assert read_encoder_file(file).labelled == {"b"}
+    assert labelled_patients(file, ["c"]) == {"b", "c"}
+    assert labelled_patients("", ["c"]) == {"c"}
+    save_tensors(file, {key: value for key, value in load_tensors(file).items() if key != "labelled"})
+    assert read_encoder_file(file).labelled == set()
+    assert read_encoder_file(file).patients == {"a", "b"}
 
 
 def test_the_weights_and_patients_of_an_earlier_run_are_taken_over(saved: Path) -> None:

@@ -19,9 +19,9 @@ from volssl.bundle.config import bundle_config, parse_overrides, read_config, re
 from volssl.bundle.evaluate import labels_for
 from volssl.bundle.targets import told_task
 from volssl.bundle.workflow import TASK_BUNDLES
-from volssl.data import Store, refuse_seen
+from volssl.data import Store, refuse_labelled, refuse_seen
 from volssl.data.training import chosen_rows
-from volssl.encoders import encoder_like
+from volssl.encoders import encoder_like, labelled_patients
 from volssl.encoders.file import encoder_path, read_encoder_file
 from volssl.errors import UsageError, UserError
 from volssl.files import write_text
@@ -228,7 +228,8 @@ def plan_jobs(
     between two validations: schedule and number of validations are those of all labels, to a rounded epoch.
 
     Raises:
-        UserError: for fractions that are no share of the labels, or too few labels.
+        UserError: for fractions that are no share of the labels, too few labels, or an encoder that learnt from labels
+            which a job does not have.
     """
     for fraction in fractions:
         if not 0 < fraction <= 1:
@@ -239,9 +240,11 @@ def plan_jobs(
     every = int(stated(basis.values, f"{handler}::every") or 1)
     warmup = float(stated(basis.values, "train::trainer::schedule::warmup_epochs") or 0)
     weights = {arm.name: sha256_of(arm.encoder) for arm in arms}
+    labelled = {arm.name: labelled_patients(arm.encoder) for arm in arms}
     jobs = []
     for fraction, repeat in product(sorted(set(fractions), reverse=True), range(repeats)):
         patients, studies = basis.training(fraction, repeat)
+        refuse_more_labels(basis, labelled, fraction, repeat)
         longer = whole / (studies // batch)  # epochs of this fraction in one of all labels
         epochs, between = max(1, round(all_epochs * longer)), max(1, round(every * longer))
         own = [
@@ -266,6 +269,20 @@ def plan_jobs(
                 folder = out / "runs" / slug(f"{arm.name}-{mode}-{fraction:g}-{repeat}")
                 jobs.append(Job(arm, mode, fraction, repeat, patients, studies, epochs, between, folder, settings))
     return jobs
+
+
+def refuse_more_labels(basis: Basis, labelled: Mapping[str, frozenset[str]], fraction: float, repeat: int) -> None:
+    """Raise a UserError where an encoder learnt from labels of patients who are not among those of a job."""
+    patients = basis.training_rows(fraction, repeat)["patient"].to_pylist()
+    for name, learnt in labelled.items():
+        refuse_labelled(
+            basis.store,
+            patients,
+            learnt,
+            what=f"{name}, {percent(fraction)} of labels, repeat {repeat + 1}",
+            instead=f"take one pretrained with fraction={fraction:g} draw={repeat}, or leave the job out by --fractions"
+            " and --seeds",
+        )
 
 
 def by_group(jobs: Sequence[Job]) -> Iterator[tuple[tuple[str, str, float], list[Job]]]:

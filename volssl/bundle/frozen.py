@@ -77,6 +77,7 @@ class FrozenFit:
         output_dir: the run's folder.
         features: folder where features are kept; "" takes `features` beside the run.
         earlier_patients: keyed hashes of those whom the encoder saw.
+        labelled: of those whose labels trained it; the run's own do not.
         device: `cpu`, `cuda`, or None for a GPU where there is one.
         resume: leave a run that is done as it is.
     """
@@ -91,13 +92,14 @@ class FrozenFit:
         output_dir: str,
         features: str = "",
         earlier_patients: frozenset[str] = frozenset(),
+        labelled: frozenset[str] = frozenset(),
         device: str | None = None,
         resume: bool = False,
     ) -> None:
         self.network, self.train, self.validation, self.views = network, train, validation, views
         self.run_dir, self.task, self.resume = Path(output_dir), views.task, resume
         self.cache = FeatureCache(features or self.run_dir.parent / "features")
-        self.patients = set(earlier_patients) | set(train.patients)
+        self.patients, self.labelled = set(earlier_patients) | set(train.patients), labelled
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def run(self) -> None:
@@ -127,6 +129,7 @@ class FrozenFit:
             self.network.encoder,
             contract=self.task.contract,
             patients=self.patients,
+            labelled=self.labelled,
             method=type(self.network).__name__,
         )
         save_model(

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from volssl.data.preparation import PrepareSummary, prepare
     from volssl.data.sampler import StepSampler
     from volssl.data.scans import MemoryScan, read_scans
+    from volssl.data.seen import refuse_labelled, refuse_seen
     from volssl.data.splits import split_of
     from volssl.data.store import Store, StoredScan
-    from volssl.data.training import TrainingScans, refuse_seen, training_labels
+    from volssl.data.training import TrainingScans, training_labels
 
 __all__ = [
     "MemoryScan",
@@ -34,6 +35,7 @@ __all__ = [
     "join_labels",
     "prepare",
     "read_scans",
+    "refuse_labelled",
     "refuse_seen",
     "split_of",
     "step_loader",
@@ -50,7 +52,8 @@ _HOMES = {
     "TrainingScans": "training",
     "balanced": "balance",
     "class_weights": "balance",
-    "refuse_seen": "training",
+    "refuse_labelled": "seen",
+    "refuse_seen": "seen",
     "ViewDataset": "loader",
     "join_labels": "labels",
     "prepare": "preparation",

@@ -145,21 +145,28 @@ def chosen_rows(
 
 
 def training_labels(
-    store: Store, labels: pd.DataFrame, *, fraction: float = 1.0, fold: int | None = None, modality: str = "CT"
+    store: Store,
+    labels: pd.DataFrame,
+    *,
+    fraction: float = 1.0,
+    draw: int = 0,
+    fold: int | None = None,
+    modality: str = "CT",
 ) -> pd.DataFrame:
     """The rows of a label table that a training which mixes labels in may look at, and how many they are is said.
 
-    They are those that fine-tuning with this fraction and fold trains on: the same patients, nobody of validation or
-    test.
+    They are those that fine-tuning with this fraction, draw and fold trains on: the same patients, nobody of
+    validation or test.
 
     Args:
         labels: joined to the store by `join_labels`.
         fraction: share of the labelled training patients.
+        draw: of the patients of the fraction, as of `TrainingScans`.
 
     Raises:
         UserError: no training patient has a label.
     """
-    rows = chosen_rows(store, modality=modality, labels=labels, fraction=fraction, fold=fold)
+    rows = chosen_rows(store, modality=modality, labels=labels, fraction=fraction, draw=draw, fold=fold)
     patients = len(pc.unique(rows["patient"]))
     say(f"labels of {len(rows)} volumes of {patients} training patients may be looked at, and no others")
     return labels.loc[rows["id"].to_pylist()]
@@ -315,24 +322,3 @@ def chosen_patients(patients: Iterable[str], fraction: float, *, draw: int = 0) 
     salt = f"fraction {draw}" if draw else "fraction"
     ordered = sorted(set(patients), key=lambda patient: hashlib.sha256(f"{salt}:{patient}".encode()).digest())
     return set(ordered[: math.ceil(fraction * len(ordered))])
-
-
-def refuse_seen(
-    store: str | Path,
-    ids: Iterable[str],
-    seen: Iterable[str],
-    *,
-    splits: Sequence[str] = ("validation", "test"),
-    fold: int | None = None,
-) -> None:
-    """Raise a UserError where the volumes hold a patient of these sides whom training has seen."""
-    opened = Store.open(store)
-    rows = opened.columns("id", "patient").to_pandas()
-    rows["side"] = sides(opened, fold).to_pandas()
-    rows = rows[rows["id"].isin(list(ids)) & rows["side"].isin(list(splits))]
-    known = sorted(set(rows["patient"]) & set(seen))
-    if known:
-        raise UserError(
-            f"{store}: {len(known)} patients of {' and '.join(splits)} were seen in training (first: {known[0]}); what "
-            "they would show is no evidence. Use another encoder, or a store with the splits it was trained with"
-        )

@@ -28,6 +28,7 @@ class EncoderFile:
         name, settings: the encoder's class and arguments; of stock weights those that show in their shapes.
         contract: what the encoder was fed; None where the file does not say.
         patients: keyed hashes of those whose scans trained it.
+        labelled: keyed hashes of those whose labels trained it, as of the hybrid method or a fine-tuning.
         method: that trained it; empty where the file does not say.
     """
 
@@ -36,13 +37,25 @@ class EncoderFile:
     state_dict: dict[str, Tensor]
     contract: InputContract | None
     patients: frozenset[str]
+    labelled: frozenset[str]
     method: str
 
 
 def save_encoder(
-    path: Path, encoder: Encoder, *, contract: InputContract, patients: Iterable[str], method: str
+    path: Path,
+    encoder: Encoder,
+    *,
+    contract: InputContract,
+    patients: Iterable[str],
+    labelled: Iterable[str] = (),
+    method: str,
 ) -> None:
-    """Write `encoder.pt` atomically; `patients` are the keyed hashes of all whose scans trained it."""
+    """Write `encoder.pt` atomically.
+
+    Args:
+        patients: keyed hashes of all whose scans trained it.
+        labelled: of those whose labels did.
+    """
     save_tensors(
         path,
         {
@@ -52,6 +65,7 @@ def save_encoder(
             "state_dict": {key: value.cpu() for key, value in encoder.state_dict().items()},
             "contract": contract.as_dict(),
             "patients": sorted(patients),
+            "labelled": sorted(labelled),
             "method": method,
         },
     )
@@ -85,6 +99,7 @@ def read_encoder_file(path: Path | str) -> EncoderFile:
             state_dict=values["state_dict"],
             contract=InputContract.from_dict(values["contract"]),
             patients=frozenset(values["patients"]),
+            labelled=frozenset(values.get("labelled", ())),  # an older file does not say
             method=values["method"],
         )
     state = stock_weights(values)
@@ -97,7 +112,12 @@ def read_encoder_file(path: Path | str) -> EncoderFile:
         name, settings = recognised(state)
     except ValueError as error:
         raise UserError(f"{file}: {error}; give weights of MONAI's SwinUNETR or DenseNet121 in 3D") from error
-    return EncoderFile(name, settings, state, contract=None, patients=frozenset(), method="")
+    return EncoderFile(name, settings, state, contract=None, patients=frozenset(), labelled=frozenset(), method="")
+
+
+def labelled_patients(path: Path | str | None, more: Iterable[str] = ()) -> frozenset[str]:
+    """Keyed hashes of the patients whose labels trained an earlier run, where one is named, and of more."""
+    return (read_encoder_file(path).labelled if path else frozenset()) | frozenset(more)
 
 
 def start_from(encoder: Encoder, path: Path | str | None, contract: InputContract) -> frozenset[str]:

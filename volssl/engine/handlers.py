@@ -181,7 +181,7 @@ class LowestLoss:
 
 
 class SaveEncoder:
-    """`encoder.pt`: the best epoch's weights, the input contract, and the keyed hashes of the patients seen.
+    """`encoder.pt`: the best epoch's weights, the input contract, and the keyed hashes of patients and labels seen.
 
     Written whenever an epoch is the best so far, so that a run that is stopped leaves one too. Where that is not the
     last epoch, `encoder_last.pt` is written beside it at the end. `encoder_epoch` in the log says which was taken.
@@ -189,6 +189,7 @@ class SaveEncoder:
     Args:
         contract: what the encoder is fed.
         earlier_patients: those of the run that this one goes on from.
+        labelled: those whose labels train the encoder, in this run or one before.
         chosen_by: an `OnlineProbe` or a `Validation` of the same run, listed before this one among the handlers; the
             lowest loss where None.
         encoder: that is saved, such as that of an averaged network; the method's where None.
@@ -199,10 +200,12 @@ class SaveEncoder:
         *,
         contract: InputContract,
         earlier_patients: Iterable[str] = (),
+        labelled: Iterable[str] = (),
         chosen_by: Chooser | None = None,
         encoder: Encoder | None = None,
     ) -> None:
-        self.contract, self.earlier_patients, self.encoder = contract, set(earlier_patients), encoder
+        self.contract, self.encoder = contract, encoder
+        self.earlier_patients, self.labelled = set(earlier_patients), set(labelled)
         self.lowest_loss = LowestLoss()
         self.chosen_by: Chooser = chosen_by or self.lowest_loss
 
@@ -226,6 +229,7 @@ class SaveEncoder:
             self.encoder or engine.method.encoder,
             contract=self.contract,
             patients=self.earlier_patients | set(engine.dataset.patients),
+            labelled=self.labelled,
             method=type(engine.method).__name__,
         )
 
