@@ -20,7 +20,7 @@ from volssl.engine import LARC, schedule
 from volssl.errors import UserError
 from volssl.evaluation.history import read_history
 
-FILES = sorted((bundle_folder(PRETRAINING) / "configs" / PRESETS).glob("*.yaml"))
+FILES = sorted((bundle_folder(PRETRAINING) / "configs" / PRESETS).glob("*_*.yaml"))
 
 
 def parsed(name: str, preset: str, store: Path, out: Path, **values: object) -> ConfigParser:

@@ -20,6 +20,7 @@ from ignite.engine import Events
 
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved
 from volssl.bundle.shipped import PRETRAINING, SINGLE
+from volssl.bundle.targets import with_target
 from volssl.bundle.workflow import CONFIG, run_workflow
 from volssl.data.estimate import as_bytes, as_time
 from volssl.engine.handlers import Handler
@@ -112,6 +113,7 @@ def estimate(
     store: Path,
     words: Sequence[str] = (),
     labels: Path | None = None,
+    target: str = "",
     preset: str = SINGLE,
     steps: int = 8,
 ) -> Estimate:
@@ -122,17 +124,20 @@ def estimate(
         store: what `prepare` wrote; its training volumes are read.
         words: `KEY=VALUE` overrides, as `pretrain` takes them.
         labels: as `pretrain` takes them: the time of the online probe is told too.
+        target: as `pretrain` takes it.
         preset: `single`, the config as it stands, or other values for it.
         steps: that are timed, after the first two.
 
     Raises:
         UserError: for a method or option that does not exist, or whatever stops a run.
     """
-    files = bundle_config(PRETRAINING, method, preset=preset)
+    files, told, words = with_target(
+        bundle_config(PRETRAINING, method, preset=preset), target, store=store, labels=labels, words=words
+    )
     values = read_config(files)
     with tempfile.TemporaryDirectory(prefix="volssl-estimate-") as folder:
         given = {"dataset_dir": str(store), "output_dir": folder} | ({"labels": str(labels)} if labels else {})
-        override = {**given, **parse_overrides(values, words), "resume": False}
+        override = {**given, **told, **parse_overrides(values, words), "resume": False}
         config = Path(folder) / CONFIG
         write_text(config, yaml.safe_dump(timed(resolved(values, override), steps), sort_keys=False))
         with watched_memory() as memory:

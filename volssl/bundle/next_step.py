@@ -29,11 +29,15 @@ def pretraining_line(store: Path) -> str:
 
 
 def finetuning_line(run: Path, store: Path) -> str:
-    """`volssl finetune …` from the encoder of a pretraining, by a task that reads its modality."""
+    """`volssl finetune …` from the encoder of a pretraining, by the columns of its probe or its modality's task."""
     from volssl.bundle.config import read_config
     from volssl.bundle.workflow import CONFIG
 
-    task = "metastasis" if read_config(run / CONFIG)["modality"] == "MR" else "hemorrhage"
+    config = read_config(run / CONFIG)
+    if columns := config["task"].get("columns"):
+        options = f"--target {','.join(columns)} --store {store} --labels {config['labels']}"
+        return f"volssl finetune classification {options} --encoder {run} --out runs/classification"
+    task = "metastasis" if config["modality"] == "MR" else "hemorrhage"
     return f"volssl finetune {task} --store {store} --labels labels.csv --encoder {run} --out runs/{task}"
 
 

@@ -1,4 +1,4 @@
-"""What `volssl finetune classification` tells of the label columns that it is given: their kind, classes and scans."""
+"""What is told of the label columns that `--target` names: their kind, classes and scans."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from volssl.bundle.config import split_word
+from volssl.bundle.shipped import PRESETS
 from volssl.contract import as_list
 from volssl.data import Store, join_labels
 from volssl.data.label_classes import tell_labels
@@ -17,6 +18,7 @@ from volssl.errors import UsageError, UserError
 from volssl.progress import say
 
 TASK = "task::"
+TARGET = "target.yaml"  # among the presets of pretraining: labels of the user's own columns
 INPUT = ("window_hu", "spacing_mm", "grid")  # of the network; an encoder brings its own
 
 
@@ -55,9 +57,28 @@ def told_task(
         "kind": told.kind,
         "modality": said.get("modality") or modality_of(opened, table),
     }
-    values |= {name: value for name, value in input_of(encoder).items() if name not in said}
+    brought = input_of(encoder, values["modality"])
+    values |= {name: value for name, value in brought.items() if name not in said}
     left = [word for word in words if split_word(word)[0] != f"{TASK}classes"]
     return {f"{TASK}{name}": value for name, value in values.items()}, left
+
+
+def with_target(
+    config: list[Path], target: str, *, store: Path, labels: Path | None, words: Sequence[str]
+) -> tuple[list[Path], dict[str, Any], Sequence[str]]:
+    """A pretraining's config for labels of the user's own columns, what is told of them, and the words that are left.
+
+    Without a target all is as it was.
+
+    Raises:
+        UserError: for columns without a label table, or as `told_task`.
+    """
+    if not target:
+        return config, {}, words
+    if labels is None:
+        raise UsageError(f"--target {target}: names columns of a label table; give it with --labels")
+    told, left = told_task(target, store=store, labels=labels, words=words)
+    return [*config, config[0].parent / PRESETS / TARGET], told, left
 
 
 def counted(column: pd.Series, classes: Sequence[str]) -> str:
@@ -80,9 +101,10 @@ def modality_of(store: Store, table: pd.DataFrame) -> str:
     return str(found[0])
 
 
-def input_of(encoder: Path | None) -> Mapping[str, Any]:
-    """Window, voxel size and grid that an encoder was fed; nothing where there is none, or it does not say."""
+def input_of(encoder: Path | None, modality: str) -> Mapping[str, Any]:
+    """Window (of CT), voxel size and grid that an encoder was fed; nothing where there is none, or it does not say."""
     contract = read_encoder_file(encoder).contract if encoder is not None else None
     if contract is None:
         return {}
-    return {name: as_list(getattr(contract, name)) for name in INPUT if getattr(contract, name) is not None}
+    named = [name for name in INPUT if name != "window_hu" or modality == "CT"]
+    return {name: as_list(getattr(contract, name)) for name in named if getattr(contract, name) is not None}

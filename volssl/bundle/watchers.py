@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,19 @@ class Watchers:
         method: what is trained; its encoder is probed and kept.
         contract: what the encoder is fed.
         earlier_patients: those of the run that this one goes on from.
+        labelled: patients whose labels train the encoder, here or in an earlier run; those of the probe do not.
         store: folder of the store.
         labels: a table keyed by `study`; None or "" probes nothing, and the loss says which epoch is kept.
         task: what the labels mean, and how scans are cut for the probe.
         fraction: share of the training patients whose labels the probe may see.
+        draw: which patients that share is made of, as of `TrainingScans`.
         fold: of the store, whose patients are then those of validation.
         probe_epochs: epochs between two probes.
         stop_collapsed: end a run that has collapsed instead of warning alone.
 
     Raises:
-        UserError: labels that do not fit the store or the task, or crops of which none has the contract's grid.
+        UserError: labels that do not fit the store or the task, a task that looks at other scans than the encoder, or
+            crops of which none has the contract's grid.
     """
 
     def __init__(
@@ -43,10 +47,12 @@ class Watchers:
         method: Method,
         contract: InputContract,
         earlier_patients: Iterable[str] = (),
+        labelled: Iterable[str] = (),
         store: str | Path,
         labels: str | Path | None = None,
         task: Task | None = None,
         fraction: float = 1.0,
+        draw: int = 0,
         fold: int | None = None,
         probe_epochs: int = 5,
         stop_collapsed: bool = False,
@@ -54,13 +60,13 @@ class Watchers:
         check_crops(method, contract)
         probe: OnlineProbe | None = None
         if labels and task is not None:
-            table = join_labels(Store.open(store), labels, required_columns=task.label_columns)
+            refuse_other_scans(contract, task)
+            table = join_labels(Store.open(store), labels, task.label_columns, classes=task.label_classes)
             views = TaskViews(task, table, cache=BoxCache(memory_mb=4096.0))
-            kind = task.contract.modality
-            training = TrainingScans(store, labels=table, modality=kind, fraction=fraction, fold=fold, views=views)
-            validation = TrainingScans(store, labels=table, modality=kind, fold=fold, split="validation", views=views)
+            scans = partial(TrainingScans, store, labels=table, modality=task.contract.modality, fold=fold, views=views)
+            training, validation = scans(fraction=fraction, draw=draw), scans(split="validation")
             probe = OnlineProbe(method.encoder, train=training, validation=validation, views=views, every=probe_epochs)
-        keeper = SaveEncoder(contract=contract, earlier_patients=earlier_patients, chosen_by=probe)
+        keeper = SaveEncoder(contract=contract, earlier_patients=earlier_patients, labelled=labelled, chosen_by=probe)
         pictures = SavePictures(spacing_mm=contract.spacing_mm)
         watching: list[Handler] = [CollapseMonitor(stop=stop_collapsed), pictures]
         self.handlers = [*watching, *([probe] if probe else []), keeper]
@@ -87,3 +93,14 @@ def check_crops(method: Method, contract: InputContract) -> None:
     if seen and contract.grid not in seen:
         crops, grid = ("×".join(map(str, size)) for size in (max(seen), contract.grid))
         raise UserError(f"crops of {crops} voxels, and encoder.pt would say {grid}: set crop_size, which is both")
+
+
+def refuse_other_scans(contract: InputContract, task: Task) -> None:
+    """Raise a UserError where a task would feed an encoder, by whose contract it is trained, something else."""
+    modality = task.contract.modality
+    if modality not in contract.modality.split("+"):
+        raise UserError(
+            f"labels: {task.name} is read from {modality} and the encoder is trained on {contract.modality}; give "
+            f"labels of its {contract.modality} scans, and name their columns with --target"
+        )
+    contract.refuse_unlike(task.contract, what=f"the encoder, by labels of {task.name}")

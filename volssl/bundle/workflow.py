@@ -25,7 +25,7 @@ from volssl.bundle.config import (
 )
 from volssl.bundle.shipped import PRESETS, PRETRAINING, SINGLE
 from volssl.bundle.simulated import simulated_notice
-from volssl.bundle.targets import told_task
+from volssl.bundle.targets import told_task, with_target
 from volssl.data import Store
 from volssl.encoders import encoder_like
 from volssl.engine.distributed import rank, world_size
@@ -78,6 +78,7 @@ def pretrain(
     out: Path,
     encoder: Path | None = None,
     labels: Path | None = None,
+    target: str = "",
     preset: str = SINGLE,
     resume: bool = False,
     words: Sequence[str] = (),
@@ -87,6 +88,7 @@ def pretrain(
     Args:
         encoder: what to go on from.
         labels: a table whose training rows the hybrid method learns from, and every method is probed with.
+        target: its label columns, parted by commas, of CT or MR; those of hemorrhage where left out.
         preset: `single`, the config as it stands, or other values for it, such as the paper's.
 
     Raises:
@@ -95,7 +97,10 @@ def pretrain(
     given = {"dataset_dir": str(store), "output_dir": str(out)} | from_encoder(encoder, words)
     if labels is not None:
         given["labels"] = str(labels)
-    run_training(bundle_config(PRETRAINING, method, preset=preset), given=given, words=words, resume=resume)
+    config, told, words = with_target(
+        bundle_config(PRETRAINING, method, preset=preset), target, store=store, labels=labels, words=words
+    )
+    run_training(config, given=given | told, words=words, resume=resume)
     write_run_report(out, title=f"Pretraining: {method}", store=store)
 
 

@@ -20,6 +20,12 @@ MethodArgument = Annotated[str, typer.Argument(help=f"{', '.join(METHODS[:-1])} 
 PresetOption = Annotated[
     str, typer.Option(help=f"{SINGLE}, the method's config as it stands, or other values for it: {PRESETS}.")
 ]
+LabelsToo = Annotated[
+    Path | None, typer.Option(help="A CSV keyed by `study`: the hybrid method learns from it, others are probed.")
+]
+TargetOption = Annotated[
+    str, typer.Option(help="Its label columns, CT or MR, parted by commas; hemorrhage on CT where left out.")
+]
 RunOption = Annotated[Path, typer.Option(help="Folder of the run.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 
@@ -31,9 +37,8 @@ def pretrain(
     out: RunOption,
     overrides: Overrides = None,
     encoder: Annotated[Path | None, typer.Option(help="A run or an encoder.pt to go on from.")] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A CSV keyed by `study`: the hybrid method learns from it, others are probed.")
-    ] = None,
+    labels: LabelsToo = None,
+    target: TargetOption = "",
     preset: PresetOption = SINGLE,
     resume: ResumeOption = False,
 ) -> None:
@@ -47,6 +52,7 @@ def pretrain(
         out=out,
         encoder=encoder,
         labels=labels,
+        target=target,
         preset=preset,
         resume=resume,
         words=overrides or [],
@@ -60,7 +66,8 @@ def estimate(
     method: MethodArgument,
     store: StoreOption,
     overrides: Overrides = None,
-    labels: Annotated[Path | None, typer.Option(help="A CSV keyed by `study`, where the run will have one.")] = None,
+    labels: LabelsToo = None,
+    target: TargetOption = "",
     preset: PresetOption = SINGLE,
     steps: Annotated[int, typer.Option(min=2, help="Real steps that are timed.")] = 8,
     as_json: JsonOption = False,
@@ -68,11 +75,11 @@ def estimate(
     """What a pretraining would take, from a few real steps: time a step, memory, time to the end."""
     from volssl.bundle.estimate import estimate as run
 
-    found = run(method, store=store, words=overrides or [], labels=labels, preset=preset, steps=steps)
+    found = run(method, store=store, words=overrides or [], labels=labels, target=target, preset=preset, steps=steps)
     say(str(found))
     result(as_json, found.as_dict())
-    options = [*(["--labels", str(labels)] if labels else []), *(["--preset", preset] if preset != SINGLE else [])]
-    told = shlex.join([*options, *(overrides or [])])
+    options = {"--labels": str(labels or ""), "--target": target, "--preset": "" if preset == SINGLE else preset}
+    told = shlex.join([*(word for option in options.items() if option[1] for word in option), *(overrides or [])])
     then(f"volssl pretrain {method} --store {store} --out runs/{method} {told}".rstrip())
 
 
