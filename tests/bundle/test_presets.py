@@ -20,7 +20,11 @@ from volssl.engine import LARC, schedule
 from volssl.errors import UserError
 from volssl.evaluation.history import read_history
 
-FILES = sorted((bundle_folder(PRETRAINING) / "configs" / PRESETS).glob("*_*.yaml"))
+FILES = sorted(
+    file
+    for file in (bundle_folder(PRETRAINING) / "configs" / PRESETS).glob("*_*.yaml")
+    if not file.stem.endswith("_shipped")  # what a run did whose weights the recipe holds
+)
 
 
 def parsed(name: str, preset: str, store: Path, out: Path, **values: object) -> ConfigParser:
