@@ -67,7 +67,8 @@ class MethodTrainer(SupervisedTrainer):  # type: ignore[misc]
         accumulate: parts that each batch is cut into, so that memory for one part is enough. The loss stays that of the
             whole batch; where its samples meet in it, the network runs forward twice.
         channels_last: lay volumes and kernels out with channels last. Faster on some devices, slower on others:
-            `benchmarks/methods.py` measures it on a CPU, `benchmarks/gpu.py` on a GPU. Nothing is tried out here, for a run must repeat to the same bits.
+            `benchmarks/methods.py` measures it on a CPU, `benchmarks/gpu.py` on a GPU. Nothing is tried out here, for a
+            run must repeat to the same bits.
         compile: compile the encoder, for each shape of its input once.
         sync_batchnorm: batch normalisation over the samples of all ranks.
         checkpoint_steps: steps between checkpoints; 0 for one an epoch. There is one at the end of every epoch anyway.
