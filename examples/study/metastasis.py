@@ -7,7 +7,7 @@
 2. Encoders pretrained on all training volumes: SwAV, restoration, and both.
 3. One first stage, which marks suspects, learnt from the masks of all labelled training patients: the same for every
    model, so that what differs is what scores the slices.
-4. `compare`: each of them and scratch, a quarter and all of the labels, three repeats, the test opened at the end.
+4. `compare`: each of them and scratch, a quarter and all of the labels, two repeats, the test opened at the end.
 
 What is done in the folder is not done again. Everything here is simulated and says nothing about patients.
 """
@@ -91,12 +91,12 @@ def options() -> argparse.ArgumentParser:
     given = shared_options(__doc__.splitlines()[0], list(ARMS))
     given.add_argument("--crop", type=int, nargs=3, default=[64, 80, 20], help="of pretraining's large views, voxels")
     given.add_argument("--small-crop", type=int, nargs=3, default=[48, 60, 12], help="of its small ones")
-    given.add_argument("--scored", type=int, default=10, help="slices of a volume that a step of training scores")
+    given.add_argument("--scored", type=int, default=6, help="slices of a volume that a step of training scores")
     given.add_argument("--suspect-epochs", type=int, default=20, help="of the first stage")
     given.add_argument("--suspect-crop", type=int, nargs=3, default=[32, 32, 16], help="that it learns from, voxels")
     given.set_defaults(unlabelled=300, labelled=240, validation=100, test=200)
     given.set_defaults(grid=[64, 80, 42], simulated=[1.5, 3.0], spacing=[2.4, 2.4, 4.0])
-    given.set_defaults(fractions=[0.25, 1.0], seeds=3, epochs=8, cases=20, draws=0)
+    given.set_defaults(fractions=[0.25, 1.0], seeds=2, epochs=3, cases=20, draws=0)
     return given
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from volssl.bundle.compare_jobs import read_arms, read_basis
+from volssl.bundle.compare_results import histograms
 from volssl.bundle.evaluate import evaluate_run, with_interval
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
@@ -19,6 +22,8 @@ from volssl.bundle.workflow import finetune, pretrain
 from volssl.data import prepare
 from volssl.errors import UserError
 from volssl.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
+from volssl.evaluation.comparison import RULE
+from volssl.evaluation.intensity_rule import rule_predictions
 from volssl.evaluation.metrics import average_precision, roc_auc
 from volssl.evaluation.report import ComparisonRow, write_comparison
 from volssl.progress import console, say
@@ -36,8 +41,9 @@ PRETRAINING = (
     "batch_size=16",
     "workers=1",
 )
+TASK = (f"task::grid={GRID}", f"task::window_hu={WINDOW}")
 PRETRAINING_EPOCHS, FINETUNING_EPOCHS = 15, 40
-SCRATCH, PRETRAINED = "from scratch", "pretrained with SwAV"
+SCRATCH, PRETRAINED, OUTPUT = "from scratch", "pretrained with SwAV", "hemorrhage"
 
 
 def run_demo(out: Path, *, n: int = 400, seed: int = 0) -> Path:
@@ -67,33 +73,41 @@ def run_demo(out: Path, *, n: int = 400, seed: int = 0) -> Path:
             "swav", store=store, out=swav, words=[*PRETRAINING, f"max_epochs={PRETRAINING_EPOCHS}", f"seed={seed}"]
         )
     runs = {SCRATCH: out / "runs" / "scratch", PRETRAINED: out / "runs" / "pretrained"}
-    words = [f"task::grid={GRID}", f"task::window_hu={WINDOW}", f"max_epochs={FINETUNING_EPOCHS}", f"seed={seed}"]
+    words = [*TASK, f"max_epochs={FINETUNING_EPOCHS}", f"seed={seed}"]
     for name, run in runs.items():
         encoder = None if name == SCRATCH else swav
         with timed(f"4 fine-tune a hemorrhage classifier, {name}"):
-            finetune("hemorrhage", store=store, labels=labels, out=run, encoder=encoder, words=words)
+            finetune(OUTPUT, store=store, labels=labels, out=run, encoder=encoder, words=words)
         with timed("5 evaluate it on test patients"):
             evaluate_run(run, store=store, labels=labels, split="test", out=run / "test")
     with timed("6 export the second as a MONAI bundle, and 7 ask it about one study"):
         bundle = out / "head_ct_hemorrhage_classification"
         export_run(runs[PRETRAINED], bundle)
         predict_studies(bundle, [sorted((cohort / "volumes").iterdir())[0]], out / "answer")
-    return compare(runs, out)
-
-
-def compare(runs: dict[str, Path], out: Path) -> Path:
-    """The final table, on the terminal and as a page: each model on the same test patients, and the difference."""
     tables = {name: pd.read_parquet(run / "test" / "predictions.parquet") for name, run in runs.items()}
+    return compare(tables | {RULE: by_rule(store, labels, tables[SCRATCH])}, out)
+
+
+def by_rule(store: Path, labels: Path, asked: pd.DataFrame) -> pd.DataFrame:
+    """The predictions of the best intensity rule, chosen on the training patients, for the cases of a table."""
+    basis = read_basis(OUTPUT, store=store, labels=labels, arms=read_arms(["scratch"]), words=TASK)
+    with tempfile.TemporaryDirectory() as boxes:
+        counts, training = histograms(basis, [*asked["id"]], Path(boxes))
+    return rule_predictions(training, asked, counts, [OUTPUT])[0]
+
+
+def compare(tables: dict[str, pd.DataFrame], out: Path) -> Path:
+    """The final table, on the terminal and as a page: each model on the same test patients, and the difference."""
     reference = tables[SCRATCH]
-    truth, patients = reference["y_hemorrhage"].to_numpy(), reference["patient"].to_numpy()
+    truth, patients = reference[f"y_{OUTPUT}"].to_numpy(), reference["patient"].to_numpy()
     rows = []
     for name, table in tables.items():
-        scores = table["p_hemorrhage"].to_numpy()
+        scores = table[f"p_{OUTPUT}"].to_numpy()
         results = {
             "AUC": bootstrap_interval(roc_auc, truth, scores, patients),
             "Average precision": bootstrap_interval(average_precision, truth, scores, patients),
         }
-        other = reference["p_hemorrhage"].to_numpy()
+        other = reference[f"p_{OUTPUT}"].to_numpy()
         difference = None if name == SCRATCH else paired_difference(roc_auc, truth, scores, other, patients)
         rows.append(ComparisonRow(name, results, difference))
     title = f"Hemorrhage on {len(truth)} simulated head CTs of {len(set(patients))} test patients; 95 % intervals"
@@ -108,7 +122,7 @@ def compare(runs: dict[str, Path], out: Path) -> Path:
         out,
         title="Did pretraining help?",
         reference=SCRATCH,
-        facts={"Test studies": str(len(truth)), "Test patients": str(len(set(patients))), "Output": "hemorrhage"},
+        facts={"Test studies": str(len(truth)), "Test patients": str(len(set(patients))), "Output": OUTPUT},
         equal=[
             "architecture and head",
             "labels, epochs, learning rate and seed",
