@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests.data.sources import write_nifti
 from tests.tiny import CROPS, TINY
 from volssl import cli
 from volssl.bundle.next_step import export_line
+from volssl.bundle.shipped import PRETRAINING, presets, train_configs
 from volssl.cli.shared import NOTICE
 from volssl.data import Store
 from volssl.encoders import load_encoder
@@ -53,6 +55,14 @@ def test_the_help_of_a_command_shows_an_example_of_it(volssl_command: Command, c
     answer = volssl_command(*command.split(), "--help")
     assert answer.code == 0
     assert f"Example: volssl {command} " in " ".join(answer.out.split())
+
+
+@pytest.mark.parametrize("command", ["pretrain", "estimate"])
+def test_the_help_names_every_method_and_preset_that_is_shipped(volssl_command: Command, command: str) -> None:
+    told = set(re.findall(r"\w+", volssl_command(command, "--help").out))
+    methods = train_configs(PRETRAINING)
+    assert {"swav", "swin_unetr"} < set(methods) < told
+    assert {"single", "paper"} < set().union(*(presets(PRETRAINING, name) for name in methods)) < told
 
 
 def test_every_command_has_a_help_that_is_tested() -> None:
