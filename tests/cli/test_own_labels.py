@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.cli.test_errors import Command, error_of
-from tests.data.sources import write_nifti
+from tests.data.sources import KEY, write_nifti
 from tests.tiny import CROPS, TINY
 from volssl.bundle.config import read_config
 from volssl.data import Store, prepare
@@ -34,7 +34,9 @@ def brains(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         write_nifti(folder / "mr" / f"{name}.nii.gz", noise, np.diag([6.0, 6.0, 12.0, 1.0]))
     patients = pd.DataFrame({"study": names, "patient": [f"P{name}" for name in names], "split": SPLITS})
     patients.to_csv(folder / "patients.csv", index=False)
-    prepare([folder / "mr"], folder / "store", modality="MR", patients=folder / "patients.csv", workers=0)
+    (folder / "key").write_text(KEY)  # which patients a share is made of hangs on it, and which grades they have
+    given = {"modality": "MR", "patients": folder / "patients.csv", "key": folder / "key", "workers": 0}
+    prepare([folder / "mr"], folder / "store", **given)
     grades = [("none", "mild", "severe")[i % 3] for i in range(16)]
     labels = pd.DataFrame({"study": names, "lesion": [i % 2 for i in range(16)], "grade": grades})
     labels.iloc[1:].to_csv(folder / "labels.csv", index=False)

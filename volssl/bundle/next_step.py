@@ -29,7 +29,7 @@ def pretraining_line(store: Path) -> str:
 
 
 def finetuning_line(run: Path, store: Path) -> str:
-    """`volssl finetune …` from the encoder of a pretraining, by the columns of its probe or its modality's task."""
+    """`volssl finetune …` from the encoder of a pretraining, by its columns or its modality's task."""
     from volssl.bundle.config import read_config
     from volssl.bundle.workflow import CONFIG
 
