@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.bundle.conftest import Line
+from tests.ranks import on_ranks
+from volssl.bundle.predict import predict_studies
 from volssl.bundle.shipped import bundle_folder
 from volssl.tensors import load_tensors
 
 pytestmark = pytest.mark.slow
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")  # what `torchrun` runs
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,56 @@ def test_a_bundle_is_scored_with_other_values(kind: str, request: pytest.Fixture
     assert metrics["n_studies"] > 0
 
 
+def answered(rank: int, bundle: Path, studies: list[Path], out: Path) -> list[dict[str, Any]]:
+    """What one of several processes answers, into a folder of its own."""
+    return [answer.content for answer in predict_studies(bundle, studies, out / f"of{rank}")]
+
+
+def test_of_two_processes_one_answers_as_one_alone_does(line: Line, tmp_path: Path) -> None:
+    studies, out = [line.series[0], line.volumes[1]], tmp_path / "out"
+    first, second = on_ranks(answered, tmp_path / "ranks", line.bundle, studies, out)
+    assert (len(first), second) == (2, [])
+    assert [path.name for path in out.iterdir()] == ["of0"]
+    alone = predict_studies(line.bundle, studies, tmp_path / "alone", key=out / "of0" / "private.key")
+    assert [answer.content for answer in alone] == first
+
+
+def test_two_processes_of_monai_answer_and_score_once(line: Line, tmp_path: Path) -> None:
+    places = [f"--bundle_root={line.bundle}", f"--dataset_dir={line.dicom}", "--output_dir=told"]
+    run(tmp_path / "here", files(line.bundle, "inference"), *places, launcher=TWO)
+    rows = list(csv.DictReader((tmp_path / "here" / "told" / "answers.csv").open()))
+    assert len(rows) == len(list((tmp_path / "here" / "told").glob("*.json"))) == 2
+    alone = predict_studies(line.bundle, [line.dicom], tmp_path / "alone", key=tmp_path / "here/told/private.key")
+    for answer in alone:
+        assert json.loads((tmp_path / "here" / "told" / answer.path.name).read_text()) == answer.content
+
+    places = [f"--bundle_root={line.bundle}", f"--dataset_dir={line.store}", f"--labels={line.cohort / 'labels.csv'}"]
+    words = [files(line.bundle, "train", "evaluate"), *places, "--split=validation"]
+    run(tmp_path / "here", *words, "--output_dir=two", launcher=TWO)
+    run(tmp_path / "here", *words, "--output_dir=one")
+    two, one = (json.loads((tmp_path / "here" / name / "metrics.json").read_text()) for name in ("two", "one"))
+    assert two == one
+
+
+def test_two_processes_finetune_as_one(line: Line, tmp_path: Path) -> None:
+    given = {"bundle_root": line.bundle, "dataset_dir": line.store, "labels": line.cohort / "labels.csv"}
+    words = [files(line.bundle, "train"), *(f"--{key}={value}" for key, value in given.items())]
+    words += ["--output_dir=run", "--max_epochs=1", "--train::trainer::sync_batchnorm=True"]
+    run(tmp_path / "two", *words, "--batch_size=2", launcher=TWO)
+    run(tmp_path / "one", *words, "--batch_size=4")
+    found = []
+    for folder in (tmp_path / "two" / "run", tmp_path / "one" / "run"):
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found.append([row["loss"] for row in rows if "loss" in row])
+        assert sum("validation_auc" in row for row in rows) == 1
+    assert len(found[0]) == len(found[1]) == 2
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-4)
+    two, one = (load_tensors(tmp_path / name / "run" / "model.pt") for name in ("two", "one"))
+    assert two["patients"] == one["patients"]
+    assert two["network"].keys() == one["network"].keys()
+    assert all(torch.isfinite(value).all() for value in two["network"].values())
+
+
 def test_two_processes_train_as_one(store: Path, tmp_path: Path) -> None:
     configs = bundle_folder("volume_pretraining")
     words = [
@@ -101,8 +156,7 @@ def test_two_processes_train_as_one(store: Path, tmp_path: Path) -> None:
         "--method::hidden_dim=16",
         "--train::trainer::sync_batchnorm=True",
     ]
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    run(tmp_path / "two", *words, "--batch_size=2", launcher=launcher)
+    run(tmp_path / "two", *words, "--batch_size=2", launcher=TWO)
     run(tmp_path / "one", *words, "--batch_size=4")
     found = []
     for folder in (tmp_path / "two" / "run", tmp_path / "one" / "run"):

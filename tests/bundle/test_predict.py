@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ import torch
 from pydicom.uid import generate_uid
 
 from tests.bundle.conftest import GRID, Line
+from volssl.bundle import overlay
 from volssl.bundle.answers import Answer, source_slices
 from volssl.bundle.predict import predict_studies
 from volssl.data import Store
 from volssl.data.studies import Studies, find_studies
 from volssl.errors import UserError
+from volssl.heads import TaskNetwork
 from volssl.tasks import Hemorrhage
 from volssl.transforms.head_box import BoxInfo, HeadBoxd
 
@@ -241,6 +244,83 @@ def test_a_bad_study_does_not_stop_the_rest_and_is_named(line: Line, mixed: Path
     assert written == sorted([f"{rows[0]['study']}.json", "answers.csv", "paths.csv", "private.key"])
 
 
+def stopped_on_the_second(value: torch.Tensor | Exception) -> Callable[..., Any]:
+    """A forward of `TaskNetwork` that gives or raises something else for the second volume, but to an overlay."""
+    forward, asked = TaskNetwork.forward, []
+
+    def changed(network: TaskNetwork, *images: torch.Tensor) -> torch.Tensor:
+        answer = forward(network, *images)
+        if torch.is_grad_enabled():
+            return answer
+        asked.append(1)
+        if len(asked) != 2:
+            return answer
+        if isinstance(value, Exception):
+            raise value
+        return answer * value
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (torch.tensor(torch.nan), "The network's answer is not finite."),
+        (RuntimeError("/home/anna"), "Running the network failed in a way that nobody foresaw"),
+        (MemoryError(), "Running the network asked for more memory than there is."),
+    ],
+)
+def test_a_study_that_the_network_fails_on_does_not_stop_the_rest(
+    line: Line,
+    answers: dict[str, Answer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    value: torch.Tensor | Exception,
+    reason: str,
+) -> None:
+    studies = [*line.volumes[:2], line.series[0]]
+    order = [study.path for study in find_studies(studies)]
+    monkeypatch.setattr(TaskNetwork, "forward", stopped_on_the_second(value))
+    with pytest.raises(UserError) as refused:
+        predict_studies(line.bundle, studies, tmp_path / "out", overlay=True)
+    said = str(refused.value)
+    assert f"2 volumes answered in {tmp_path / 'out'}, 1 study could not be: {order[1]}: {reason[:-1]}" in said
+    assert "anna" not in said
+    name_of = {row["key"]: Path(row["path"]) for row in lines_of(tmp_path / "out")}
+    rows = list(csv.DictReader((tmp_path / "out" / "answers.csv").open()))
+    assert [name_of[row["study"]] for row in rows] == [order[0], order[2], order[1]]
+    assert [row["failure"].startswith(reason) for row in rows] == [False, False, True]
+    assert all(row["notice"].startswith("Research software") and "simulated data" in row["notice"] for row in rows)
+    keys = {path.name.split("-")[0].split(".")[0] for path in (tmp_path / "out").iterdir()} & set(name_of)
+    assert keys == {rows[0]["study"], rows[1]["study"]}  # no file of the one that failed
+    known = {path: answers[f"nifti-{index}"] for index, path in enumerate(line.volumes[:2])}
+    known[line.series[0]] = answers["dicom-0"]
+    for row in rows[:2]:  # distances too: the feature of a volume that failed is not taken for the next one's
+        content = json.loads((tmp_path / "out" / row["answer"]).read_text())
+        assert content["distance"] == known[name_of[row["study"]]].content["distance"]
+
+
+def test_an_overlay_that_fails_is_named_and_the_others_are_drawn(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, asked = overlay.saliency, []
+
+    def failing(*given: Any) -> Any:
+        asked.append(1)
+        if len(asked) == 1:
+            raise ValueError("/home/anna")
+        return drawn(*given)
+
+    monkeypatch.setattr(overlay, "saliency", failing)
+    first = find_studies(line.volumes[:2])[0].path
+    with pytest.raises(UserError) as refused:
+        predict_studies(line.bundle, line.volumes[:2], tmp_path / "out", overlay=True)
+    assert f"1 answer lack what was asked for: {first}: Drawing its overlay failed" in str(refused.value)
+    assert "anna" not in str(refused.value)
+    endings = sorted("".join(path.suffixes) for path in (tmp_path / "out").glob("*[!y]"))
+    assert endings == [".csv", ".csv", ".json", ".json", ".nii.gz", ".png"]
+
+
 def test_a_skull_stripped_ct_is_answered_and_one_cut_at_zero_when_it_is_said_to_be_ct(
     line: Line, tmp_path: Path
 ) -> None:
@@ -416,7 +496,10 @@ def test_the_terminal_says_which_answer_is_whose(
     (answer,) = predict_studies(line.bundle, line.volumes[:1], tmp_path / "out")
     probability = answer.content["volume"]["hemorrhage"]
     said = f"{answer.content['study']}  {line.volumes[0]}  hemorrhage {probability:.3f}"
-    assert said in capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
+    assert said in lines
+    assert lines[0] == answer.content["notice"]
+    assert "simulated" in lines[0]
 
 
 def test_a_file_name_is_never_taken_for_an_expression(

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import stat
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import highdicom
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 
 from tests.bundle.conftest import Line
+from volssl.bundle import structured_report
 from volssl.bundle.answers import Answer
 from volssl.bundle.metadata import read_facts
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.structured_report import refuse_reports
 from volssl.errors import UserError
 
+ODD = {  # headers that archives hold, and what is said of them
+    "birth": ((0x00100030, "DA", b"19xx0101"), "PatientBirthDate"),
+    "time": ((0x00080030, "TM", b"99:99:99"), "StudyTime"),
+    "day": ((0x00080020, "DA", b"2020.1.1"), "StudyDate"),
+    "no such day": ((0x00080020, "DA", b"20200230"), "StudyDate"),
+    "sex": ((0x00100040, "CS", b"U "), "PatientSex"),
+    "charset": ((0x00080005, "CS", b"NOSUCH"), "SpecificCharacterSet"),
+}
 PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex")
 
 
@@ -134,3 +149,65 @@ def test_a_nifti_study_is_answered_and_its_report_refused_in_one_line(line: Line
     assert "\n" not in said
     assert len(list((tmp_path / "out").glob("*-report.dcm"))) == 1
     assert len(list((tmp_path / "out").glob("*.json"))) == 2
+
+
+def odd_series(line: Line, folder: Path, change: Callable[[pydicom.FileDataset, int], None]) -> Path:
+    """A copy of the first series whose headers were changed."""
+    shutil.copytree(line.series[0], folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for index, path in enumerate(sorted(folder.glob("*.dcm"))):
+            dataset = pydicom.dcmread(path)
+            change(dataset, index)
+            dataset.save_as(path)
+    return folder
+
+
+def without_report(line: Line, folder: Path, odd: Path) -> str:
+    """Answer for an odd series and for one that is not; the first has no report, and what is said of it comes back."""
+    with pytest.raises(UserError) as refused:
+        predict_studies(line.bundle, [odd, line.series[1]], folder, dicom_sr=True, research_only=True)
+    said = str(refused.value)
+    assert said.startswith(f"2 volumes answered in {folder}, 1 answer lack what was asked for: {odd}: --dicom-sr: ")
+    assert "\n" not in said
+    (report,) = folder.glob("*-report.dcm")
+    patient = pydicom.dcmread(next(line.series[1].glob("*.dcm"))).PatientID
+    assert pydicom.dcmread(report).PatientID == patient
+    assert len(list(csv.DictReader((folder / "answers.csv").open()))) == len(list(folder.glob("*.json"))) == 2
+    return said
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_an_odd_header_costs_the_report_of_its_study_alone(line: Line, tmp_path: Path, case: str) -> None:
+    (tag, kind, value), name = ODD[case]
+
+    def change(dataset: pydicom.FileDataset, index: int) -> None:
+        dataset[Tag(tag)] = RawDataElement(Tag(tag), kind, len(value), value, 0, False, True)
+
+    said = without_report(line, tmp_path / "out", odd_series(line, tmp_path / "odd", change))
+    assert said.endswith(f"DICOM does not allow what its headers have as {name}")
+    assert value.decode() not in said
+
+
+def test_a_slice_without_a_class_costs_the_report_of_its_study_alone(line: Line, tmp_path: Path) -> None:
+    def change(dataset: pydicom.FileDataset, index: int) -> None:
+        if index == 3:
+            del dataset.SOPClassUID
+
+    said = without_report(line, tmp_path / "out", odd_series(line, tmp_path / "odd", change))
+    assert said.endswith("its series has no UIDs that a report could refer to")
+
+
+def test_what_nobody_foresaw_costs_one_report_and_its_words_are_not_repeated(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = structured_report.report
+
+    def failing(facts, answer, evidence, **more):  # type: ignore[no-untyped-def]
+        if answer.study == line.series[0]:
+            raise LookupError(f"of {evidence[0].PatientID}")
+        return written(facts, answer, evidence, **more)
+
+    monkeypatch.setattr(structured_report, "report", failing)
+    said = without_report(line, tmp_path / "out", line.series[0])
+    assert "Writing its report failed in a way that nobody foresaw (volssl/bundle/structured_report.py, line" in said

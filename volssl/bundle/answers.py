@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from volssl.bundle.answer_keys import AnswerKeys
@@ -19,8 +22,10 @@ from volssl.bundle.metadata import BundleFacts, read_facts
 from volssl.bundle.ranges import FeatureSpace, Measured, PooledFeature, measure
 from volssl.bundle.weights import read_space
 from volssl.data.source_paths import PATHS
-from volssl.data.studies import Studies, Study
-from volssl.data.volume import Volume
+from volssl.data.studies import Failure, Studies, Study
+from volssl.data.unforeseen import unforeseen
+from volssl.data.volume import RefusedError, Volume
+from volssl.engine.distributed import rank
 from volssl.errors import UserError
 from volssl.files import write_text
 from volssl.progress import counted, say
@@ -54,7 +59,8 @@ class Answer:
 class AnswerWriter:
     """Write a JSON for each volume that an engine has predicted, and at the end one CSV for all.
 
-    They name a study by its key; what the key stands for is in `paths.csv` and on the terminal.
+    They name a study by its key; what the key stands for is in `paths.csv` and on the terminal. A study that the
+    network fails on, or whose answer cannot be written, stops no other. Of several processes the first alone answers.
 
     Args:
         bundle_root: folder of the bundle, for the facts of its metadata.
@@ -65,6 +71,7 @@ class AnswerWriter:
 
     Attributes:
         answers: written so far.
+        latest: the answer for the volume that the engine holds; None where there is none.
         lacking: what could not be written beside an answer: the study as the user named it, and why.
     """
 
@@ -80,6 +87,7 @@ class AnswerWriter:
         self.bundle_root, self.output_dir, self.studies = Path(bundle_root), Path(output_dir), studies
         self.key, self.network = Path(key) if key else None, network
         self.answers: list[Answer] = []
+        self.latest: Answer | None = None
         self.lacking: list[tuple[Path, str]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -87,33 +95,57 @@ class AnswerWriter:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
-    def start(self, engine: Engine) -> None:  # noqa: ARG002  (an Ignite handler)
-        self.facts, self.answers, self.lacking = read_facts(self.bundle_root), [], []
+    def start(self, engine: SupervisedEvaluator) -> None:
+        """Read what answers need of the bundle; of several processes, end all but the first."""
+        if rank() > 0:
+            engine.terminate()
+            return
+        self.inferer = engine.inferer if isinstance(engine.inferer, Forgiving) else Forgiving(engine.inferer)
+        engine.inferer = self.inferer
+        self.facts, self.answers, self.latest, self.lacking = read_facts(self.bundle_root), [], None, []
         self.space = read_space(self.bundle_root, self.facts.ranges)
         self.pooled = PooledFeature(self.network) if self.space else None
         self.keys = AnswerKeys(self.output_dir, self.key)
 
     def write(self, engine: Engine) -> None:
-        """Write the answer for the volume that the engine holds."""
+        """Write the answer for the volume that the engine holds, or note why there is none."""
         batch = engine.state.batch
         study: Study = batch["study"]
         key, place = self.keys.of(study), batch["place"]
         path = self.output_dir / (f"{key}-volume{place + 1}.json" if place else f"{key}.json")
-        volume, info = batch["volume"], BoxInfo.from_dict(batch["image_box"])
-        feature = self.pooled.take() if self.pooled else None
-        scan = measure(volume.read, info=info, image=batch["image"][0], modality=volume.modality, feature=feature)
-        content = answer(
-            self.facts,
-            engine.state.output["pred"][0].float().cpu(),
-            volume=volume,
-            info=info,
-            study=key,
-            scan=scan,
-            space=self.space,
-        )
+        self.latest = None
+        try:
+            content = self.content(batch, engine.state.output["pred"][0].float().cpu(), key)
+            text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        except RefusedError as refusal:
+            self.studies.failures.append(Failure(study, refusal.sentence))
+            return
+        except Exception as error:  # noqa: BLE001  (one study; the others go on)
+            self.studies.failures.append(Failure(study, unforeseen(error, "Answering for it").sentence))
+            return
         self.keys.enter(study, path.name, batch["volume"].origin)
-        write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-        self.answers.append(Answer(path, content, study.path))
+        write_text(path, text)
+        self.latest = Answer(path, content, study.path)
+        self.answers.append(self.latest)
+
+    def content(self, batch: Mapping[str, Any], pred: Tensor, key: str) -> dict[str, Any]:
+        """The answer for the volume of a batch.
+
+        Args:
+            pred: the network's columns.
+            key: of the study.
+
+        Raises:
+            RefusedError: where the network failed, or gave what is no number.
+        """
+        feature = self.pooled.take() if self.pooled else None
+        if self.inferer.failure:
+            raise self.inferer.failure
+        if not pred.isfinite().all():
+            raise RefusedError("failed", "The network's answer is not finite.")
+        volume, info = batch["volume"], BoxInfo.from_dict(batch["image_box"])
+        scan = measure(volume.read, info=info, image=batch["image"][0], modality=volume.modality, feature=feature)
+        return answer(self.facts, pred, volume=volume, info=info, study=key, scan=scan, space=self.space)
 
     def finish(self, engine: Engine) -> None:  # noqa: ARG002
         """Write the tables, and show which answer is whose.
@@ -121,6 +153,8 @@ class AnswerWriter:
         Raises:
             UserError: where studies have no answer; it names them.
         """
+        if rank() > 0:
+            return
         if self.pooled:
             self.pooled.handle.remove()
         failures = self.studies.failures
@@ -148,6 +182,7 @@ class AnswerWriter:
 
     def show(self) -> None:
         """Say each answer's key, its study as the user named it, and the probabilities for the volume."""
+        say(notice(self.facts))
         for one in self.answers[:SHOWN]:
             told = "  ".join(f"{label} {value:.3f}" for label, value in one.content.get("volume", {}).items())
             say(f"{one.path.stem}  {one.study}  {told or f'{self.facts.dim} features'}")
@@ -156,6 +191,33 @@ class AnswerWriter:
         if len(self.answers) > SHOWN:
             tables = f"{self.output_dir / TABLE}, and {PATHS} beside it"
             say(f"and {len(self.answers) - SHOWN} more: {tables} says whose they are")
+
+
+class Forgiving(Inferer):  # type: ignore[misc]
+    """An inferer that a failing network does not stop: it answers NaN, and `failure` says why.
+
+    Args:
+        inferer: any of MONAI's.
+    """
+
+    def __init__(self, inferer: Inferer) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.failure: RefusedError | None = None
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **more: Any) -> Tensor:
+        self.failure = None
+        try:
+            answer: Tensor = self.inferer(inputs, network, *args, **more)
+        except Exception as error:  # noqa: BLE001  (one study; the others go on)
+            self.failure = unforeseen(error, "Running the network")
+            return torch.full((len(inputs), 1), torch.nan)
+        return answer
+
+
+def notice(facts: BundleFacts) -> str:
+    """What stands first in every answer."""
+    return f"{RESEARCH} {ORIGINS[facts.simulated]}"
 
 
 def answer(
@@ -180,7 +242,7 @@ def answer(
     distance = space.distance(scan.feature) if space and scan.feature is not None else None
     warnings = unlike_training(facts, info, scan, distance)
     return {
-        "notice": f"{RESEARCH} {ORIGINS[facts.simulated]}",
+        "notice": notice(facts),
         "model": {"name": facts.name, "version": facts.version, "weights_sha256": facts.weights_sha256},
         "study": study,
         **answered(facts, pred, volume, info),
@@ -283,20 +345,20 @@ def placing(box: str, info: BoxInfo) -> str:
 
 
 def table(answers: Sequence[Answer], refused: Sequence[tuple[str, str]], facts: BundleFacts) -> str:
-    """A CSV: a row a volume, then a row a study without an answer: its key and why."""
+    """A CSV: a row a volume, then a row a study without an answer: its key and why. Each begins with the notice."""
     text = io.StringIO()
     features = [f"feature_{index}" for index in range(facts.dim)]
-    columns = ["study", "answer", *facts.labels, "in_training_range", "warnings", "failure", *features]
+    columns = ["notice", "study", "answer", *facts.labels, "in_training_range", "warnings", "failure", *features]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for one in answers:
         content = one.content
-        row = {"study": content["study"], "answer": one.path.name, "in_training_range": content["in_training_range"]}
+        row = {key: content[key] for key in ("notice", "study", "in_training_range")} | {"answer": one.path.name}
         told = dict(zip(features, content["embedding"], strict=True)) if facts.dim else {}
         told |= content.get("volume", {}) | content.get("types", {})
         writer.writerow(row | told | {"warnings": "; ".join(content["warnings"])})
     for key, reason in refused:
-        writer.writerow({"study": key, "failure": reason})
+        writer.writerow({"notice": notice(facts), "study": key, "failure": reason})
     return text.getvalue()
 
 

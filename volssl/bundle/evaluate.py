@@ -26,6 +26,7 @@ from volssl.bundle.workflow import CONFIG
 from volssl.data import Store, join_labels, refuse_seen
 from volssl.data.training import sides
 from volssl.encoders.weights import load_weights
+from volssl.engine.distributed import rank
 from volssl.errors import UserError
 from volssl.evaluation.evaluation_page import write_report
 from volssl.evaluation.examples import Looked
@@ -118,11 +119,13 @@ def evaluate_weights(
     """What `evaluate.yaml` runs: `evaluate_run` for a task and a network that a bundle's train config builds.
 
     A bundle does not say which patients it was trained on: the split of the store is trusted. Those whom the `model.pt`
-    of a run names are refused.
+    of a run names are refused. Of several processes the first alone evaluates; the others return nothing.
 
     Args:
         weights: `models/model.pt` of a bundle, or the `model.pt` of a run.
     """
+    if rank() > 0:
+        return {}
     weights = Path(weights)
     check_words(split, by)
     if weights.name != MODEL or not weights.is_file():

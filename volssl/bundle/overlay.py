@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from volssl.bundle.answers import Answer, AnswerWriter
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.saliency import Saliency, on_study, saliency
+from volssl.data.unforeseen import unforeseen
 from volssl.evaluation.overlay import COLORS, opacity
 from volssl.files import write_bytes
 from volssl.progress import say
@@ -31,6 +32,11 @@ SIMULATED = {
     True: "SIMULATED TRAINING DATA. ",
     False: "",
     None: "Whether the training data were simulated is not recorded. ",
+}
+MARKS = {  # for the 80 bytes that a NIfTI header has
+    True: "SIMULATED TRAINING DATA. Research software, no medical device.",
+    False: "Research software, no medical device.",
+    None: "Training data not recorded. Research software, no medical device.",
 }
 
 
@@ -49,16 +55,22 @@ class Overlays:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        batch, facts, answer = engine.state.batch, self.writer.facts, self.writer.answers[-1]
-        column = int(np.argmax(list(answer.content["volume"].values())))
-        image = batch["image"].to(engine.state.device)
-        with torch.enable_grad():
-            found = saliency(self.network, image, column)
+        batch, facts, answer = engine.state.batch, self.writer.facts, self.writer.latest
+        if answer is None:
+            return
+        try:
+            column = int(np.argmax(list(answer.content["volume"].values())))
+            with torch.enable_grad():
+                found = saliency(self.network, batch["image"].to(engine.state.device), column)
+            laid = on_study(found.grid, BoxInfo.from_dict(batch["image_box"]))
+            volume = volume_file(laid, batch["volume"].affine, MARKS[facts.simulated])
+            shown = picture(batch["image"][0, 0].cpu(), found, facts=facts, answer=answer, column=column)
+        except Exception as error:  # noqa: BLE001  (one study; the others go on)
+            self.writer.lacking.append((answer.study, unforeseen(error, "Drawing its overlay").sentence))
+            return
         if not found.grid.any():
             say(f"{answer.path.stem}: nothing in the scan speaks for {facts.labels[column]}; its overlay is empty")
-        info = BoxInfo.from_dict(batch["image_box"])
-        write_volume(beside(answer.path, VOLUME), on_study(found.grid, info), batch["volume"].affine)
-        shown = picture(batch["image"][0, 0].cpu(), found, facts=facts, answer=answer, column=column)
+        write_bytes(beside(answer.path, VOLUME), volume)
         write_bytes(beside(answer.path, PICTURE), shown)
 
 
@@ -67,17 +79,22 @@ def beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.stem}{ending}")
 
 
-def write_volume(path: Path, values: Tensor, affine: np.ndarray) -> None:
-    """A float32 NIfTI in RAS millimetres, whose header says nothing but geometry."""
+def volume_file(values: Tensor, affine: np.ndarray, mark: str) -> bytes:
+    """A float32 NIfTI in RAS millimetres, packed, whose header says nothing but geometry and the mark.
+
+    Args:
+        mark: at most 79 bytes.
+    """
     image = nib.Nifti1Image(values.numpy(), affine)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = mark
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     held = io.BytesIO()
     # without a name and a time in gzip's own header
     with gzip.GzipFile(filename="", fileobj=held, mode="wb", mtime=0) as packed:
         packed.write(image.to_bytes())
-    write_bytes(path, held.getvalue())
+    return held.getvalue()
 
 
 def picture(image: Tensor, found: Saliency, *, facts: BundleFacts, answer: Answer, column: int) -> bytes:

@@ -18,6 +18,7 @@ from volssl.data import Store, TrainingScans, refuse_seen
 from volssl.encoders import start_from
 from volssl.encoders.base import Encoder
 from volssl.encoders.weights import load_weights
+from volssl.engine.distributed import rank
 from volssl.errors import UserError
 from volssl.evaluation.bootstrap import bootstrap_interval
 from volssl.evaluation.features import LabelledFeatures, pooled_features
@@ -48,7 +49,8 @@ def score_encoder(
     """AUC and average precision of a linear probe and of nearest neighbours on the frozen features.
 
     Both learn from labelled training patients; validation patients choose the probe's C, and flatter it where they are
-    those who are scored. Intervals are 95 % bootstraps by patient.
+    those who are scored. Intervals are 95 % bootstraps by patient. Of several processes the first alone scores; the
+    others return nothing.
 
     Args:
         weights: `models/model.pt` of a bundle that embeds, or the `encoder.pt` of a run, which says whom it saw.
@@ -66,6 +68,8 @@ def score_encoder(
         UserError: for weights of another network, or that were fed something else, or saw a patient of validation or
             test; for labels that do not fit; where no output has both classes.
     """
+    if rank() > 0:
+        return {}
     if split not in SCORED:
         raise UserError(f"split {split}: features are scored on patients whom no probe learns from: test, validation")
     weights = Path(weights)

@@ -12,13 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 from ignite.engine import Engine, Events
+from pydicom.charset import python_encoding
+from pydicom.config import RAISE
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM, validate_value
 
 from volssl.bundle.answers import Answer, AnswerWriter
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.overlay import beside
 from volssl.data.dicom.series import Series
 from volssl.data.studies import Study
+from volssl.data.unforeseen import unforeseen
 from volssl.data.volume import Volume
 from volssl.errors import UserError
 from volssl.files import write_bytes
@@ -30,6 +34,9 @@ REPORT = "-report.dcm"
 SCHEME = "99VOLSSL"  # a private coding scheme: a bundle's outputs have the names that its labels had
 LONGEST_MEANING = 64
 SERIES_NUMBER = 9001
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")  # of every slice
+PARSED = {"DA": DA, "TM": TM}  # kinds whose values can look right and be no day or time
+SEXES = ("", "M", "F", "O")
 # Present, if only empty, in every study: what highdicom reads without asking.
 STUDY = (
     "PatientID",
@@ -58,15 +65,21 @@ class Reports:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        answer, batch = self.writer.answers[-1], engine.state.batch
+        answer, batch = self.writer.latest, engine.state.batch
+        if answer is None:
+            return
+        evidence, held = list[Dataset](), io.BytesIO()
         try:
             evidence = headers(batch["study"], batch["volume"])
             document = report(self.writer.facts, answer, evidence, volume=batch["volume"], research=self.research)
+            document.save_as(held, enforce_file_format=True)
         except UserError as refusal:
             self.writer.lacking.append((answer.study, str(refusal)))
             return
-        held = io.BytesIO()
-        document.save_as(held, enforce_file_format=True)
+        except Exception as error:  # noqa: BLE001  (of pydicom and highdicom, in words that may name the patient)
+            reason = odd(evidence[:1]) or unforeseen(error, "Writing its report").sentence
+            self.writer.lacking.append((answer.study, f"--dicom-sr: {reason}"))
+            return
         write_bytes(beside(answer.path, REPORT), held.getvalue(), private=True)
 
 
@@ -106,12 +119,31 @@ def headers(study: Study, volume: Volume) -> list[Dataset]:
     if not sops <= set(slices):  # frames of one object, whose slices had UIDs of their own
         sops = set(slices)
     chosen = [one for uid, one in slices.items() if uid in sops or not sops]
-    if not chosen or any(name not in chosen[0] for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")):
+    if not chosen or any(name not in one for one in chosen for name in UIDS):
         raise UserError("--dicom-sr: its series has no UIDs that a report could refer to")
     for name in STUDY:
         if name not in chosen[0]:
             setattr(chosen[0], name, "")
     return chosen
+
+
+def odd(evidence: Sequence[Dataset]) -> str:
+    """Which entries of headers no report may copy, in a sentence that tells none of their values; empty for none."""
+    found = []
+    for header in evidence:
+        charsets = header.get("SpecificCharacterSet") or ""
+        if not set([charsets] if isinstance(charsets, str) else charsets) <= set(python_encoding):
+            found.append("SpecificCharacterSet")
+        for name in STUDY:
+            value, kind = str(header[name].value or ""), header[name].VR
+            try:
+                validate_value(kind, value, RAISE)
+                fits = kind not in PARSED or PARSED[kind](value) is not None
+            except ValueError:
+                fits = False
+            if not fits or (name == "PatientSex" and value not in SEXES):
+                found.append(name)
+    return f"DICOM does not allow what its headers have as {', '.join(found)}" if found else ""
 
 
 def report(

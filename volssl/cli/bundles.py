@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from volssl.cli.shared import NOTICE, JsonOption, KeyOption, ModalityOption, app, result, then, wrote
+from volssl.cli.shared import JsonOption, KeyOption, ModalityOption, app, result, then, wrote
 from volssl.errors import UsageError
-from volssl.progress import say
 
 
 @app.command(epilog="Example: volssl export runs/hemorrhage --bundle out/head_ct_hemorrhage_classification")
@@ -67,7 +66,6 @@ def predict(
     )
     result(as_json, [answer.as_dict() for answer in answers])
     wrote(*[answer.path for answer in answers], out / "answers.csv", out / "paths.csv")
-    say(NOTICE)
     then(f"open {out / 'answers.csv'}, or volssl evaluate RUN --store STORE --labels CSV --out DIR on labelled scans")
 
 

@@ -105,6 +105,9 @@ class Studies(IterableDataset[dict[str, Any]]):
                 except (RuntimeError, ValueError, MemoryError) as error:
                     self.failures.append(Failure(study, first_line(error.__cause__ or error)))
                     continue
+                except Exception as error:  # noqa: BLE001  (one study; the others go on)
+                    self.failures.append(Failure(study, unforeseen(error, "Preparing it").sentence))
+                    continue
                 yield sample | {"image": sample["image"][None], "study": study, "volume": volume, "place": place}
 
 
