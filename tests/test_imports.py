@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = sorted((ROOT / "volssl").rglob("*.py"))
-CONFIGS = sorted((ROOT / "bundles").glob("*/configs/*.yaml"))
+WRITTEN = ROOT / "bundles" / "volume_pretraining" / "configs" / "train.yaml"  # by `volssl export`
+CONFIGS = sorted({*(ROOT / "bundles").glob("*/configs/*.yaml")} - {WRITTEN})
 LEAVES = {"errors", "files", "tensors", "progress", "contract"}  # anyone may import them; they import leaves alone
 TOP = {"bundle", "cli"}
 

@@ -19,8 +19,9 @@ import volssl.bundle.ranges as ranges
 from tests.bundle.conftest import GRID, Line
 from volssl.bundle.export import export_run
 from volssl.bundle.verify import config_findings
+from volssl.contract import InputContract
 from volssl.data import Store
-from volssl.encoders import PaperDenseNet
+from volssl.encoders import PaperDenseNet, save_encoder
 from volssl.errors import UserError
 from volssl.heads import TaskNetwork
 from volssl.tensors import load_tensors, save_tensors
@@ -34,6 +35,20 @@ PARTS = (
     "configs/logging.conf",
     "docs/README.md",
     "docs/data_license.txt",
+)
+SECTIONS = (  # of the model zoo's template, and the commands
+    "Authors",
+    "Tags",
+    "Model overview",
+    "Data",
+    "Preprocessing",
+    "Commands",
+    "Performance",
+    "System configuration",
+    "Limitations",
+    "Citation",
+    "References",
+    "License",
 )
 RECIPES = Path(__file__).resolve().parents[2] / "bundles"
 
@@ -151,6 +166,11 @@ def test_the_first_lines_of_the_card_say_simulated_no_medical_device_and_volssl(
     assert "no medical device" in lines[2]
     assert "`volssl`, which must be installed" in lines[3]
     assert "<!--" not in "".join(lines)
+    patients = len(load_tensors(line.run / "model.pt")["patients"])
+    told = next(text for text in lines if "The weights were trained from scratch." in text)
+    assert (
+        f"In all they saw {patients} patients. The 9 volumes of this training had voxels of 4.1 × 4.1 × 8.2 mm" in told
+    )
     assert "volssl simulate" in (line.bundle / "docs" / "data_license.txt").read_text()
 
 
@@ -266,3 +286,28 @@ def test_the_figures_of_other_weights_are_not_taken(run_copy: Path, tmp_path: Pa
     stale = {"split": "test", "n_studies": 4, "n_patients": 3, "outputs": {}, "model_sha256": "0" * 64}
     (run_copy / "test" / "metrics.json").write_text(json.dumps(stale))
     assert packing.evaluation_of(run_copy, "model.pt") is None
+
+
+def test_what_the_weights_began_as_is_told_by_method_and_not_by_path(run_copy: Path, tmp_path: Path) -> None:
+    config, encoder = run_copy / "config.yaml", tmp_path / "anna" / "encoder.pt"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"encoder_path": str(encoder)}))
+    gone = "The weights were fine-tuned from an encoder that was no longer at hand when the bundle was written."
+    assert packing.beginning(run_copy) == gone
+    contract = InputContract(modality="CT", window_hu=(55, 200), spacing_mm=(7, 7, 14), grid=(24, 28, 8))
+    save_encoder(encoder, PaperDenseNet(), contract=contract, patients=[], method="SimCLR")
+    assert packing.beginning(run_copy) == "The weights were fine-tuned from an encoder trained by `SimCLR`."
+    assert (
+        packing.beginning(run_copy, "SwAV") == "The weights were trained by `SwAV` from an encoder trained by `SimCLR`."
+    )
+
+
+@pytest.mark.parametrize("recipe", sorted(path.parents[1].name for path in RECIPES.glob("*/docs/README.md")))
+def test_a_card_has_the_sections_of_the_zoo(recipe: str) -> None:
+    card = (RECIPES / recipe / "docs" / "README.md").read_text()
+    places = [card.index(f"## {name}\n") for name in SECTIONS]
+    assert min(places) > 0
+    cited = {int(number) for number in re.findall(r"\[(\d)\](?! [A-Z][a-z]+,)", card)}
+    listed = {int(number) for number in re.findall(r"^\[(\d)\] ", card, re.MULTILINE)}
+    assert cited == listed
+    for command in ("torchrun", "verify_net_in_out", "ckpt_export", "onnx_export", "evaluate.yaml", "inference.yaml"):
+        assert command in card

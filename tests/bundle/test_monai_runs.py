@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
+from monai.bundle import ConfigWorkflow, onnx_export
 
-from tests.bundle.conftest import Line
+from tests.bundle.conftest import BRAIN_GRID, Line
 from tests.ranks import on_ranks
+from volssl.bundle.evaluate import load_run
 from volssl.bundle.predict import predict_studies
-from volssl.bundle.shipped import bundle_folder
+from volssl.bundle.shipped import PRETRAINING, bundle_folder, train_configs
 from volssl.tensors import load_tensors
 
 pytestmark = pytest.mark.slow
@@ -168,3 +171,63 @@ def test_two_processes_train_as_one(store: Path, tmp_path: Path) -> None:
     two, one = (load_tensors(tmp_path / name / "run" / "encoder.pt") for name in ("two", "one"))
     assert two["patients"] == one["patients"]
     assert all(torch.isfinite(value).all() for value in two["state_dict"].values())
+
+
+def shipped(name: str) -> dict[str, list[Path]]:
+    """The configs that a filled recipe's card names, by what they do."""
+    configs = bundle_folder(name) / "configs"
+    presets = sorted((configs / "presets").glob("*_shipped.yaml"))
+    if train_configs(name) == ["train"]:
+        train = [path for path in (configs / "base.yaml", configs / "train.yaml", *presets) if path.is_file()]
+        return {"train": train, "evaluate": [*train, configs / "evaluate.yaml"]}
+    (preset,) = presets
+    method = configs / f"{preset.stem.removesuffix('_shipped')}.yaml"
+    return {
+        "train": [configs / "train.yaml"],
+        "train by method": [configs / "base.yaml", method, preset],
+        "evaluate": [configs / "train.yaml", configs / "evaluate.yaml"],
+    }
+
+
+FILLED = sorted(path.name for path in bundle_folder("").iterdir() if (path / "models" / "model.pt").is_file())
+CASES = [(name, case) for name in FILLED for case in shipped(name)]
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_shipped_weights_train_again_and_are_scored(
+    name: str, case: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    brain = name.startswith("brain")
+    store, cohort = (request.getfixturevalue(f"{'brain_' if brain else ''}{part}") for part in ("store", "cohort"))
+    places = {"bundle_root": bundle_folder(name), "dataset_dir": store, "output_dir": tmp_path / "out"}
+    given = {key: str(path) for key, path in (places | {"labels": cohort / "labels.csv"}).items()}
+    small = {"max_epochs": 1, "batch_size": 4, "workers": 0} | ({"suspect_epochs": 1, "scored": 4} if brain else {})
+    more = {"split": "validation"} if case == "evaluate" else small
+    files = [str(path) for path in shipped(name)[case]]
+    workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **given, **more)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    if case == "evaluate":
+        assert json.loads((tmp_path / "out" / "metrics.json").read_text())["outputs"]
+    else:
+        assert (tmp_path / "out" / "encoder.pt").is_file()
+        assert (tmp_path / "out" / "model.pt").is_file() is (name != PRETRAINING)
+
+
+def test_monai_exports_the_brain_bundle_to_onnx(brain_run: Path, brain_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx_export(
+        "network_def",
+        filepath=str(path),
+        ckpt_file=str(brain_bundle / "models" / "model.pt"),
+        meta_file=str(brain_bundle / "configs" / "metadata.json"),
+        config_file=str(brain_bundle / "configs" / "inference.yaml"),
+    )
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    image = torch.rand(1, 1, *BRAIN_GRID)
+    answer = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
+    with torch.no_grad():
+        wanted = load_run(brain_run).network(image)
+    assert wanted.shape == (1, 1 + BRAIN_GRID[2])
+    torch.testing.assert_close(answer, wanted, rtol=0, atol=1e-4)

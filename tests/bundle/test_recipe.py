@@ -15,7 +15,7 @@ from volssl.bundle.evaluate import load_run
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.recipe import deviations, is_recipe
-from volssl.bundle.shipped import bundle_folder
+from volssl.bundle.shipped import PRETRAINING, bundle_folder, train_configs, training_files
 from volssl.bundle.verify import check_bundle
 from volssl.bundle.weights import refuse_other_input
 from volssl.contract import InputContract
@@ -108,6 +108,12 @@ def test_an_encoder_fills_the_recipe_of_its_method(tmp_path: Path) -> None:
     presets = [path.name for path in (configs / "presets").glob("*_shipped.yaml")]
     assert presets == ["simclr_shipped.yaml"]
     assert read_config(configs / "presets" / presets[0]) == {"crop_size": [24, 28, 8]}
+    trained = read_config(configs / "train.yaml")
+    places = {"dataset_dir": "store", "encoder_path": "", "resume": False}
+    assert trained == values | places
+    assert "train.yaml" not in [path.name for path in training_files(folder)]
+    export_run(run, folder)  # over the first, whose train.yaml is none of the methods
+    assert [path.name for path in (configs / "presets").glob("*_shipped.yaml")] == presets
     assert check_bundle(folder).facts.dim == 1024
     assert str(tmp_path) not in "".join(path.read_text() for path in configs.rglob("*.*"))
 
@@ -123,3 +129,14 @@ def test_the_weights_are_the_runs(line: Line, filled: Path) -> None:
     trained = load_tensors(line.run / "model.pt")["network"]
     assert all(torch.equal(state[key], trained[key]) for key in trained)
     assert load_run(line.run).network.state_dict().keys() == state.keys()
+
+
+def test_the_train_config_beside_those_of_methods_is_that_of_the_shipped_weights() -> None:
+    configs = bundle_folder(PRETRAINING) / "configs"
+    (preset,) = (configs / "presets").glob("*_shipped.yaml")
+    method = preset.stem.removesuffix("_shipped")
+    assert method in train_configs(PRETRAINING)
+    assert read_config(configs / "train.yaml") == read_config(
+        [configs / "base.yaml", configs / f"{method}.yaml", preset]
+    )
+    assert "train" not in train_configs(PRETRAINING)

@@ -8,6 +8,7 @@ from typing import Any
 
 from volssl.bundle.answers import RESEARCH
 from volssl.bundle.metadata import BundleFacts
+from volssl.bundle.packing import Packed
 from volssl.bundle.ranges import written
 from volssl.contract import InputContract
 
@@ -35,16 +36,13 @@ METRICS = {
 }
 
 
-def model_card(
-    recipe: str, facts: BundleFacts, figures: Mapping[str, Any] | None, patients: int, *, marked: bool = False
-) -> str:
+def model_card(recipe: str, packed: Packed, facts: BundleFacts, *, marked: bool = False) -> str:
     """Fill in the recipe's card.
 
     Args:
         recipe: docs/README.md of the shipped bundle, with its marked parts.
+        packed: the run.
         facts: of the weights.
-        figures: what `volssl evaluate` wrote, or None.
-        patients: whose scans the weights saw.
         marked: leave the marks of the parts.
     """
     contract = facts.contract
@@ -54,14 +52,15 @@ def model_card(
     )
     parts = {
         "status": f"{STATUS[facts.simulated]} **{RESEARCH}**",
-        "data": f"{STATUS[facts.simulated]} The weights saw {patients} patients. {seen(facts)}\n\n{NO_DATA}",
+        "data": f"{STATUS[facts.simulated]} {packed.began} In all they saw {packed.patients} patients. {seen(facts)}"
+        f"\n\n{NO_DATA}",
         "tensors": f"Input: {looked_at(contract)}; {grid} voxels of {spacing} mm along right, anterior, superior.\n\n"
         + (
             f"Output: a feature of {facts.dim} numbers."
             if facts.dim
             else f"Output: {len(facts.labels) + facts.slices} probabilities: {labels}."
         ),
-        "figures": figure_table(figures, facts),
+        "figures": figure_table(packed.figures, facts),
     }
     recipe = OTHER_FORMATS.sub("", recipe)
     for name, text in parts.items():
@@ -97,11 +96,12 @@ def looked_at(contract: InputContract) -> str:
 def seen(facts: BundleFacts) -> str:
     """The training ranges in words."""
     if facts.ranges is None:
-        return "Their voxel sizes and fields of view are not recorded."
+        return "Voxel sizes and fields of view are not recorded."
     spacing, extent = (
         " × ".join(written(pair) for pair in ranges) for ranges in (facts.ranges.spacing_mm, facts.ranges.extent_mm)
     )
-    return f"Their {facts.ranges.volumes} volumes had voxels of {spacing} mm in a field of view of {extent} mm."
+    volumes = facts.ranges.volumes
+    return f"The {volumes} volumes of this training had voxels of {spacing} mm in a field of view of {extent} mm."
 
 
 def figure_table(figures: Mapping[str, Any] | None, facts: BundleFacts) -> str:

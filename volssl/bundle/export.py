@@ -97,10 +97,10 @@ def write_bundle(folder: Path, packed: Packed, config: Mapping[str, Any], recipe
         space = packed.known.space
         save_tensors(folder / FEATURES, {"mean": space.mean, "precision": space.precision})
     facts = facts_of(packed, folder, recipe)
-    card = model_card((recipe / CARD).read_text(), facts, packed.figures, packed.patients, marked=marked)
+    card = model_card((recipe / CARD).read_text(), packed, facts, marked=marked)
     write_text(folder / METADATA, json.dumps(metadata_of(recipe, facts, packed.figures), indent=2) + "\n")
     write_text(folder / INFERENCE, inference_config((recipe / INFERENCE).read_text(), packed.values))
-    write_text(folder / TRAIN, yaml.safe_dump(dict(config), sort_keys=False))
+    write_text(folder / TRAIN, yaml.safe_dump(dict(config), sort_keys=False, default_flow_style=None, width=110))
     write_text(folder / CARD, card)
     write_text(folder / LICENCE, LICENCES[facts.simulated])
     for name in (name for name in COPIED if (recipe / name).is_file()):

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from volssl.bundle.config import read_config
 from volssl.bundle.embedding import EmbeddingNetwork
 from volssl.bundle.evaluate import load_run
 from volssl.bundle.internal import evaluation_of
 from volssl.bundle.shipped import PRETRAINING
 from volssl.bundle.training_data import ENCODER, TrainingData, encoder_data, training_data
-from volssl.bundle.workflow import TASK_BUNDLES
+from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
 from volssl.contract import InputContract, as_list
 from volssl.encoders import Encoder, load_encoder
 from volssl.encoders.file import read_encoder_file
@@ -36,7 +37,8 @@ class Packed:
         recipe: name of the shipped bundle whose weights these are.
         task, labels, volume, slices, dim, box, contract: as in `BundleFacts`.
         values: entries of the recipe's inference config, by how its lines begin.
-        patients: how many the weights saw.
+        patients: how many the weights saw, an encoder that they began with included.
+        began: a sentence on what the weights began as.
         known: of the training data; None where they are not at hand.
         figures: what `volssl evaluate`, or of an encoder `evaluate.yaml`, found of these weights, or None.
     """
@@ -52,6 +54,7 @@ class Packed:
     contract: InputContract
     values: dict[str, Any]
     patients: int
+    began: str
     known: TrainingData | None
     figures: dict[str, Any] | None
 
@@ -100,6 +103,7 @@ def packed_classifier(run: Path) -> Packed:
         contract=contract,
         values=values,
         patients=len(model.facts["patients"]),
+        began=beginning(run),
         known=training_data(run, model),
         figures=evaluation_of(run, MODEL),
     )
@@ -129,9 +133,27 @@ def packed_encoder(run: Path) -> Packed:
         contract=contract,
         values=values,
         patients=len(patients),
+        began=beginning(run, method=read_encoder_file(run).method),
         known=encoder_data(run, network, contract, patients),
         figures=evaluation_of(run, ENCODER),
     )
+
+
+def beginning(run: Path, method: str = "") -> str:
+    """What a run's weights began as, by its config: at random, or an encoder that is named by its method, not its path.
+
+    Args:
+        method: by which the weights themselves were pretrained.
+    """
+    by = f" by `{method}`" if method else ""
+    path = read_config(run / CONFIG).get("encoder_path")
+    if not path:
+        return f"The weights were trained{by} from scratch."
+    try:
+        earlier = f"trained by `{read_encoder_file(path).method or 'others'}`"
+    except (UserError, OSError):
+        earlier = "that was no longer at hand when the bundle was written"
+    return f"The weights were {'trained' if method else 'fine-tuned'}{by} from an encoder {earlier}."
 
 
 def encoder_value(encoder: Encoder) -> Mapping[str, Any]:

@@ -2,7 +2,8 @@
 
 The folders that volssl ships are its recipes, and templates of every bundle. With weights in one, it is a bundle that
 runs: inference config, metadata and card are of these weights, still with all that a template needs, so that the next
-run can take their place. The train configs keep their defaults; what the run did otherwise is a preset, `shipped`.
+run can take their place. The train configs keep their defaults; what the run did otherwise is a preset, `shipped`. A
+recipe with a config a method has a `train.yaml` too, as every bundle: both in one, what trained the weights.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from volssl.bundle.artefacts import FORMATS
 from volssl.bundle.card import MARK
 from volssl.bundle.config import SEPARATOR, read_config
 from volssl.bundle.metadata import METADATA, read_metadata
-from volssl.bundle.shipped import BASE, PRESETS, bundle_folder
+from volssl.bundle.shipped import BASE, PRESETS, TRAIN, bundle_folder, training_files
 from volssl.bundle.verify import INFERENCE
 from volssl.bundle.weights import FEATURES, WEIGHTS
 from volssl.bundle.workflow import method_of
@@ -55,7 +56,9 @@ def fill_recipe(folder: Path, made: Path, config: Mapping[str, Any]) -> None:
         config: of the run, as its train.yaml has it.
     """
     preset = preset_of(folder, config)
-    for name in FILLED:
+    written = Path("configs") / TRAIN
+    whole = [] if folder / written in training_files(folder) else [written]  # of a recipe with a config a method
+    for name in (*FILLED, *whole):
         if (made / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)
             os.replace(made / name, folder / name)
@@ -72,10 +75,10 @@ def fill_recipe(folder: Path, made: Path, config: Mapping[str, Any]) -> None:
 def preset_of(folder: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a run did otherwise than the recipe's train config of the same method, under that config's name."""
     found = {}
-    for path in sorted((folder / "configs").glob("*.yaml")):
+    for path in training_files(folder):
         base = [path.parent / BASE] if (path.parent / BASE).is_file() else []
         shipped = read_config([*base, path])
-        if path.name != BASE and "run" in shipped and "method" in shipped and method_of(shipped) == method_of(config):
+        if "run" in shipped and "method" in shipped and method_of(shipped) == method_of(config):
             values = {key: value for key, value in config.items() if key not in CIRCUMSTANCES}
             found[path.stem] = deviations(values, shipped)
     if not found:

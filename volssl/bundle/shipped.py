@@ -8,6 +8,7 @@ from pathlib import Path
 BASE, PRESETS = "base.yaml", "presets"  # what configs of a folder share; files of other values for one of them
 PRETRAINING = "volume_pretraining"  # whose configs are the methods
 SINGLE = "single"  # the preset that every config is by itself: for one GPU or CPU
+TRAIN = "train.yaml"
 TRAINS_NOTHING = (BASE, "inference.yaml", "evaluate.yaml")
 
 
@@ -18,8 +19,16 @@ def bundle_folder(bundle: str) -> Path:
 
 def train_configs(bundle: str) -> list[str]:
     """Names of the configs of a bundle that train; of `volume_pretraining` the methods."""
-    folder = bundle_folder(bundle) / "configs"
-    return sorted(path.stem for path in folder.glob("*.yaml") if path.name not in TRAINS_NOTHING)
+    return [path.stem for path in training_files(bundle_folder(bundle))]
+
+
+def training_files(folder: Path) -> list[Path]:
+    """The configs in a bundle's folder that train.
+
+    Where there is one a method, `train.yaml` is none of them: `volssl export` wrote there what trained the weights.
+    """
+    found = sorted(path for path in (folder / "configs").glob("*.yaml") if path.name not in TRAINS_NOTHING)
+    return [path for path in found if path.name != TRAIN] or found
 
 
 def presets(bundle: str, config: str) -> dict[str, list[Path]]:
