@@ -16,19 +16,24 @@ from volssl.bundle.predict import predict_studies
 def main(
     bundle: Path, studies: list[Path], out: Annotated[Path, typer.Option(help="For the answers.")] = Path("answer")
 ) -> None:
-    """Print the probabilities of each volume, and the slice that looks most like a hemorrhage."""
-    for answer in predict_studies(bundle, studies, out):
+    """Print the probabilities of each volume and the slice with the highest, or the length of its feature."""
+    answers = predict_studies(bundle, studies, out)
+    for notice in {answer.content["notice"] for answer in answers}:
+        print(notice)
+    for answer in answers:
         told = answer.content
-        print(f"{answer.study}: hemorrhage {told['volume']['hemorrhage']:.3f}")
-        for name, probability in told["types"].items():
-            print(f"  {name} {probability:.3f}")
-        known = [one for one in told["slices"] if one["probability"] is not None]
-        if known:
-            top = max(known, key=lambda one: float(one["probability"]))
-            print(f"  slice {top['index']} at {top['position_mm']} mm: {top['probability']:.3f}")
+        if "embedding" in told:
+            print(f"{answer.study}: a feature of {len(told['embedding'])} numbers")
+        else:
+            print(f"{answer.study}: {', '.join(f'{name} {value:.3f}' for name, value in told['volume'].items())}")
+            for name, probability in told["types"].items():
+                print(f"  {name} {probability:.3f}")
+            known = [one for one in told["slices"] if one["probability"] is not None]
+            if known:
+                top = max(known, key=lambda one: float(one["probability"]))
+                print(f"  slice {top['index']} at {top['position_mm']} mm: {top['probability']:.3f}")
         for warning in told["warnings"]:
             print(f"  {warning}")
-        print(f"  {told['notice']}")
 
 
 if __name__ == "__main__":

@@ -68,8 +68,15 @@ def test_finetune_on_your_labels_then_run_a_bundle(
     example("run_a_bundle")(tmp_path / "bundle", [study], out=tmp_path / "answer")
     told = capsys.readouterr().out
     answer = json.loads(next((tmp_path / "answer").glob("*.json")).read_text())
-    assert f"{study}: hemorrhage {answer['volume']['hemorrhage']:.3f}" in told
-    assert "no medical device" in told
+    lines = told.splitlines()
+    assert lines[:2] == [answer["notice"], f"{study}: hemorrhage {answer['volume']['hemorrhage']:.3f}"]
+    assert "no medical device" in lines[0]
+
+    export_run(work / "swav", tmp_path / "embedding")
+    example("run_a_bundle")(tmp_path / "embedding", [study], out=tmp_path / "features")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"{study}: a feature of 1024 numbers"
+    assert "simulated" in lines[0]
 
 
 def test_add_a_method(

@@ -18,6 +18,7 @@ from tests.bundle.conftest import BRAIN_GRID, BRAIN_SIZE, BRAIN_WORDS
 from volssl.bundle.evaluate import evaluate_run, load_run
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.suspects import SuspectTraining
+from volssl.bundle.verify import build, check_bundle
 from volssl.bundle.workflow import finetune
 from volssl.data import Store
 from volssl.errors import UsageError, UserError
@@ -278,3 +279,15 @@ def test_folds_are_not_taken_over_from_a_run_that_has_none(
     words = [*WORDS, *GRID, f"suspects_path={run}", "suspect_folds=2"]
     with pytest.raises(UserError, match="training scans are of patients whom every network there has seen"):
         finetune("metastasis", store=brains, labels=cohort / "labels.csv", out=tmp_path / "run", words=words)
+
+
+def test_preprocessing_is_that_of_training_to_the_last_bit(
+    cohort: Path, brains: Path, run: Path, brain_bundle: Path
+) -> None:
+    task, store = load_run(run).task, Store.open(brains)
+    trained = [task.preprocess(store.scan(volume_id))[0] for volume_id in store.rows["id"].to_pylist()[:6]]
+    places = {"bundle_root": brain_bundle, "dataset_dir": sorted((cohort / "volumes").glob("*.nii.gz"))}
+    dataset = build(check_bundle(brain_bundle).config | places, "dataset")
+    predicted = [sample["image"][0] for sample in dataset]
+    assert len(predicted) == 24
+    assert [sum(torch.equal(image, known) for image in predicted) for known in trained] == [1] * 6
