@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pandas as pd
 import pytest
@@ -10,8 +12,9 @@ import pytest
 from tests.bundle.conftest import BRAIN_SIZE, BRAIN_WORDS
 from tests.jobs import RUN_PART, run_here
 from tests.pages import Elements
-from volssl.bundle import workflow
+from volssl.bundle import compare_runner, workflow
 from volssl.bundle.compare import compare
+from volssl.bundle.compare_jobs import Job
 
 MODES = ("last", "frozen", "probe", "knn")
 RULE = ("intensity rule", "intensity rule")
@@ -42,6 +45,22 @@ def test_a_job_of_classification_takes_its_columns_from_the_words(
         "classification", store=tmp_path, labels=tmp_path, out=tmp_path / "run", words=words, ranges=False
     )
     assert asked["words"] == words
+
+
+@pytest.mark.parametrize(("written", "waits"), [((), True), (("_metrics.json",), False)])
+def test_what_training_left_of_the_validation_patients_is_no_evaluation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, written: tuple[str, ...], waits: bool
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(compare_runner, "run_all", lambda waiting, said, *, workers: asked.extend(waiting))
+    for end in (".parquet", *written):
+        (tmp_path / f"validation{end}").touch()
+    job = SimpleNamespace(
+        folder=tmp_path, arm=SimpleNamespace(encoder=None), mode="full", fraction=1.0, settings={"words": []}
+    )
+    common = {"split": "validation", "draws": 0, "boxes": "boxes"}
+    compare_runner.evaluate_all([cast(Job, job)], common, robust=1.0, workers=1)
+    assert bool(asked) is waits
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def evaluate_all(jobs: Sequence[Job], common: Mapping[str, Any], *, robust: floa
     for job in jobs:
         told = words_for(job, common, "evaluate")
         told["draws"] = common["draws"] if job.fraction == robust else 0
-        files = [job.folder / f"{common['split']}.parquet"]
+        files = [job.folder / f"{common['split']}{end}" for end in (".parquet", "_metrics.json")]
         if told["draws"]:
             files.append(robustness_file(job.folder, common["split"], common["cases"], common["draws"]))
         if not all(file.is_file() for file in files):
