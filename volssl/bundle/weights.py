@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -14,6 +10,7 @@ from torch import Tensor, nn
 
 from volssl.bundle.metadata import METADATA, read_facts
 from volssl.bundle.ranges import FeatureSpace, TrainingRanges
+from volssl.bundle.tensor_file import read_tensors
 from volssl.errors import UserError
 from volssl.tasks import Task
 
@@ -62,66 +59,34 @@ def refuse_other_input(weights: str | Path, task: Task) -> None:
         )
 
 
-def read_weights(bundle: Path) -> dict[str, Tensor]:
+def read_weights(bundle: Path, *, most: int | None = None) -> dict[str, Tensor]:
     """A bundle's state dict.
+
+    Args:
+        most: bytes that the file may have.
 
     Raises:
         UserError: as `read_tensors`.
     """
-    return read_tensors(bundle / WEIGHTS, read_facts(bundle).weights_sha256)
+    return read_tensors(bundle / WEIGHTS, read_facts(bundle).weights_sha256, most=most)
 
 
-def read_space(bundle: Path, ranges: TrainingRanges | None) -> FeatureSpace | None:
+def read_space(bundle: Path, ranges: TrainingRanges | None, *, most: int | None = None) -> FeatureSpace | None:
     """Where the features of the training scans lie; None for a bundle that does not know.
+
+    Args:
+        most: bytes that the file may have.
 
     Raises:
         UserError: as `read_tensors`, or where the file holds something else.
     """
     if ranges is None or not ranges.features_sha256:
         return None
-    values = read_tensors(bundle / FEATURES, ranges.features_sha256)
+    values = read_tensors(bundle / FEATURES, ranges.features_sha256, most=most)
     mean, precision = (values.get(name, torch.empty(0)) for name in ("mean", "precision"))
     if mean.ndim != 1 or not len(mean) or precision.shape != (len(mean), len(mean)):
         raise UserError(f"{bundle / FEATURES}: holds no mean and precision of features; export the bundle again")
     return FeatureSpace(mean, precision)
-
-
-def read_tensors(path: Path, wanted: str) -> dict[str, Tensor]:
-    """A bundle's tensors by name; what is hashed is what is read, and nothing in it can run.
-
-    Raises:
-        UserError: where the file is missing, is not the one that the metadata name, or holds more than tensors.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path}: no weights there ({type(error).__name__}); write the bundle with `volssl export`"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != wanted:
-        raise UserError(
-            f"{path}: SHA-256 {found[:12]}… is not the {wanted[:12]}… of metadata.json; the weights were exchanged"
-        )
-    try:
-        refuse_inflation(content, path)
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"{path}: holds something other than tensors ({type(error).__name__}); it was not loaded"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path}: not a plain state dict of tensors; write the bundle with `volssl export`")
-    if sum(value.numel() * value.element_size() for value in state.values()) > len(content):
-        raise UserError(f"{path}: its tensors are larger than the file; it was not loaded")
-    return state
-
-
-def refuse_inflation(content: bytes, path: Path) -> None:
-    """Raise a UserError for an archive that grows when it is unpacked; torch writes its own uncompressed."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if sum(member.file_size for member in archive.infolist()) > len(content):
-            raise UserError(f"{path}: claims more bytes than it has; it was not loaded")
 
 
 def fill(network: nn.Module, state: dict[str, Tensor], *, source: Path) -> None:
