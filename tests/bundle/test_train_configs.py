@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from volssl.bundle.config import bundle_config, read_config
-from volssl.bundle.workflow import TASK_BUNDLES
+from volssl.bundle.shipped import TASK_BUNDLES
 
 # Where a task's config says other, more or less than that of hemorrhage; an entry names all that lies in it too.
 ONLY_HEMORRHAGE = {  # may learn from masks beside its labels, and join two series of a study

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from volssl.bundle.workflow import TASK_BUNDLES
+from volssl.bundle.shipped import TASK_BUNDLES
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from monai.bundle import ConfigParser
 
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved, split_word, stated
 from volssl.bundle.evaluate import labels_for
+from volssl.bundle.shipped import TASK_BUNDLES
 from volssl.bundle.targets import told_task
-from volssl.bundle.workflow import TASK_BUNDLES
 from volssl.data import Store, refuse_labelled, refuse_seen
 from volssl.data.training import chosen_rows
 from volssl.encoders import encoder_like, labelled_patients

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from volssl.bundle.shipped import TASK_BUNDLES
 from volssl.data import Store
 
 
@@ -49,7 +50,7 @@ def export_line(run: Path) -> str:
     from monai.bundle import ConfigParser
 
     from volssl.bundle.config import read_config
-    from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
+    from volssl.bundle.workflow import CONFIG
 
     config = read_config(run / CONFIG)
     if config.get("mode") == "knn":

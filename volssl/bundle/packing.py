@@ -13,9 +13,9 @@ from volssl.bundle.config import read_config
 from volssl.bundle.embedding import EmbeddingNetwork
 from volssl.bundle.evaluate import load_run
 from volssl.bundle.internal import evaluation_of
-from volssl.bundle.shipped import PRETRAINING
+from volssl.bundle.shipped import EMBEDDING, PRETRAINING, TASK_BUNDLES
 from volssl.bundle.training_data import ENCODER, TrainingData, encoder_data, training_data
-from volssl.bundle.workflow import CONFIG, TASK_BUNDLES
+from volssl.bundle.workflow import CONFIG
 from volssl.contract import InputContract, as_list
 from volssl.encoders import Encoder, load_encoder
 from volssl.encoders.file import read_encoder_file
@@ -25,7 +25,6 @@ from volssl.heads import NeighbourNetwork, TaskNetwork
 from volssl.slabs import SlabNetwork
 
 SLICES = "slices"  # the output that has an entry for each slice of the grid
-EMBEDDING = "embedding"  # what stands for the task of a bundle that embeds
 
 
 @dataclass(frozen=True)

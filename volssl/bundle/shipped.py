@@ -7,6 +7,12 @@ from pathlib import Path
 
 BASE, PRESETS = "base.yaml", "presets"  # what configs of a folder share; files of other values for one of them
 PRETRAINING = "volume_pretraining"  # whose configs are the methods
+TASK_BUNDLES = {
+    "hemorrhage": "head_ct_hemorrhage_classification",
+    "metastasis": "brain_mr_metastasis_classification",
+    "classification": "volume_classification",
+}
+EMBEDDING = "embedding"  # what stands for the task of a bundle that embeds
 SINGLE = "single"  # the preset that every config is by itself: for one GPU or CPU
 TRAIN = "train.yaml"
 TRAINS_NOTHING = (BASE, "inference.yaml", "evaluate.yaml")

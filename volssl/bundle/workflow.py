@@ -23,7 +23,7 @@ from volssl.bundle.config import (
     resolved,
     stated,
 )
-from volssl.bundle.shipped import PRESETS, PRETRAINING, SINGLE
+from volssl.bundle.shipped import PRESETS, PRETRAINING, SINGLE, TASK_BUNDLES
 from volssl.bundle.simulated import simulated_notice
 from volssl.bundle.targets import told_task, with_target
 from volssl.data import Store
@@ -64,11 +64,6 @@ TRAINING_KEYS = (  # and have no use for these
 )
 CLASSIFICATION = "classification"  # the task whose label columns the user names
 METASTASIS = "metastasis"  # the task in two stages, whose networks see slabs
-TASK_BUNDLES = {
-    "hemorrhage": "head_ct_hemorrhage_classification",
-    METASTASIS: "brain_mr_metastasis_classification",
-    "classification": "volume_classification",
-}
 
 
 def pretrain(
