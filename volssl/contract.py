@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from volssl.errors import UserError
+
+MODALITIES = ("CT", "MR", "CT+MR")
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,25 @@ class InputContract:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> InputContract:
-        """The inverse of `as_dict`."""
-        return InputContract(**values)
+        """The inverse of `as_dict`, of values that somebody else may have written.
+
+        Raises:
+            TypeError, ValueError: for other values.
+            UserError: where windows and channels disagree.
+        """
+        contract = InputContract(**values)
+        for name, good in (
+            ("modality", contract.modality in MODALITIES),
+            ("window_hu", all(numbers(pair, 2) and pair[1] > 0 for pair in contract.windows_hu)),
+            ("spacing_mm", numbers(contract.spacing_mm, 3) and min(contract.spacing_mm) > 0),
+            ("grid", numbers(contract.grid, 3) and all(type(n) is int for n in contract.grid)),
+            ("value_range", numbers(contract.value_range, 2)),
+            ("channels", type(contract.channels) is int and contract.channels > 0),
+            ("orientation", contract.orientation == "RAS"),
+        ):
+            if not good:
+                raise ValueError(f"the input's {name} is none")
+        return contract
 
     def __post_init__(self) -> None:
         # YAML brings lists; tuples make contracts comparable.
@@ -110,3 +130,12 @@ def as_tuple(value: Any) -> Any:
 def as_list(value: Any) -> Any:
     """Tuples to lists, at every depth."""
     return [as_list(part) for part in value] if isinstance(value, list | tuple) else value
+
+
+def numbers(values: Any, count: int) -> bool:
+    """Whether these are so many finite numbers."""
+    return (
+        isinstance(values, tuple)
+        and len(values) == count
+        and all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    )

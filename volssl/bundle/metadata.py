@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from volssl.bundle.ranges import TrainingRanges
+from volssl.bundle.shipped import EMBEDDING, TASK_BUNDLES
 from volssl.contract import InputContract
 from volssl.errors import UserError
 
@@ -16,6 +18,9 @@ METADATA = Path("configs") / "metadata.json"
 SECTION = "volssl"  # of metadata.json
 FORMAT = 1
 LARGEST_FILE_MB = 4
+LONGEST = 100  # signs of a name
+COLUMNS = ("study", "answer", "in_training_range", "warnings", "failure")  # of the table of answers, beside the labels
+BOXES = ("head", "foreground", "middle")
 
 
 @dataclass(frozen=True)
@@ -100,29 +105,65 @@ def read_facts(bundle: Path) -> BundleFacts:
         )
     try:
         ranges = section["training_ranges"]
-        refuse_unprintable([values["name"], values["version"], section["task"], *section["labels"]])
-        return BundleFacts(
-            name=str(values["name"]),
-            version=str(values["version"]),
-            task=str(section["task"]),
-            labels=tuple(str(label) for label in section["labels"]),
-            volume=int(section["volume"]),
-            slices=int(section["slices"]),
-            dim=int(section["dim"]),
-            box=str(section["box"]),
-            contract=InputContract.from_dict(section["input_contract"]),
-            weights_sha256=str(section["weights_sha256"]),
-            simulated=section["simulated_training_data"],
+        facts = BundleFacts(
+            name=text(values, "name"),
+            version=text(values, "version"),
+            task=text(section, "task"),
+            labels=tuple(text({"label": label}, "label") for label in typed(section, "labels", list)),
+            volume=typed(section, "volume", int),
+            slices=typed(section, "slices", int),
+            dim=typed(section, "dim", int),
+            box=text(section, "box"),
+            contract=InputContract.from_dict(typed(section, "input_contract", dict)),
+            weights_sha256=text(section, "weights_sha256"),
+            simulated=typed(section, "simulated_training_data", bool, type(None)),
             ranges=None if ranges is None else TrainingRanges.from_dict(ranges),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        refuse_contradiction(facts)
+        return facts
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{bundle / METADATA}: the section {SECTION} is damaged ({error!r}); export the bundle again"
         ) from error
 
 
-def refuse_unprintable(texts: Sequence[Any]) -> None:
-    """Raise a ValueError for a text that would move the cursor of a terminal, or break a line of a table."""
-    for text in texts:
-        if not str(text).isprintable():
-            raise ValueError(f"{text!r} has signs that cannot be printed")
+def typed(values: Mapping[str, Any], name: str, *kinds: type) -> Any:
+    """A value of one of these types, which are taken exactly: true is no number.
+
+    Raises:
+        KeyError, TypeError: where it is missing, or of another.
+    """
+    value = values[name]
+    if type(value) not in kinds:
+        raise TypeError(f"{name} is a {type(value).__name__}")
+    return value
+
+
+def text(values: Mapping[str, Any], name: str) -> str:
+    """A short text that moves no cursor of a terminal, and breaks no line of a table.
+
+    Raises:
+        KeyError, TypeError, ValueError: where it is missing, or something else.
+    """
+    value: str = typed(values, name, str)
+    if not 0 < len(value) <= LONGEST:
+        raise ValueError(f"{name} has {len(value)} signs")
+    if not value.isprintable():
+        raise ValueError(f"{name} {value!r} has signs that cannot be printed")
+    return value
+
+
+def refuse_contradiction(facts: BundleFacts) -> None:
+    """Raise a ValueError for facts that cannot all be true, or that a table of answers cannot show."""
+    for wrong, what in (
+        (facts.task not in (*TASK_BUNDLES, EMBEDDING), f"there is no task {facts.task}"),
+        (facts.box not in BOXES, f"there is no box {facts.box}"),
+        (not re.fullmatch("[0-9a-f]{64}", facts.weights_sha256), "weights_sha256 is no SHA-256"),
+        (len(set(facts.labels)) < len(facts.labels), "two labels are the same"),
+        (set(facts.labels) & set(COLUMNS), f"a label is one of {', '.join(COLUMNS)}, as other columns are"),
+        (min(facts.slices, facts.dim) < 0, "a number of slices or of a feature is below 0"),
+        (facts.dim and (facts.labels or facts.slices), "a feature has neither labels nor slices"),
+        (not facts.dim and not 0 < facts.volume <= len(facts.labels), f"{facts.volume} of {len(facts.labels)} labels"),
+    ):
+        if wrong:
+            raise ValueError(what)
