@@ -1,4 +1,4 @@
-"""Thirty-odd hostile bundles at the command line: each is refused in one line that says what was found, and none runs.
+"""Eighty hostile bundles at the command line: each is refused in one line that says what was found, and none runs.
 
 What each tries leaves a canary: a file that is not there afterwards. `test_verify.py` has the rules one by one.
 """
@@ -18,12 +18,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from tests.bundle.conftest import Line
 from volssl import cli
+from volssl.tensors import save_tensors
 
 INFERER = "inferer: {_target_: monai.inferers.SimpleInferer}"
 EVALUATOR = "  decollate: false\n"
+RUN = "run:\n"
 CONTROL = "\x1b[2J"
 
 
@@ -98,6 +101,89 @@ def linked(name: str) -> Callable[[Path, Path], None]:
         (bundle / name).symlink_to(canary.parent / "outside")
 
     return change
+
+
+def without(text: str) -> Callable[[Path, Path], None]:
+    """Deletes the lines of the inference config that have a text."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        path = bundle / "configs" / "inference.yaml"
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if text not in line]
+        assert len(kept) < len(lines)
+        path.write_text("\n".join(kept) + "\n")
+
+    return change
+
+
+def entry(name: str, value: str) -> Callable[[Path, Path], None]:
+    """Puts something in the place of an entry at the top of the inference config."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        path = bundle / "configs" / "inference.yaml"
+        values = yaml.safe_load(path.read_text())
+        assert name in values
+        path.write_text(yaml.safe_dump(values | {name: yaml.safe_load(value)}, sort_keys=False))
+
+    return change
+
+
+def contract(**values: Any) -> Callable[[Path, Path], None]:
+    """Lets the metadata's input be another."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        told = json.loads((bundle / "configs" / "metadata.json").read_text())["volssl"]["input_contract"]
+        metadata(input_contract=told | values)(bundle, canary)
+
+    return change
+
+
+def both(*changes: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+    """Several changes, one after the other."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        for one in changes:
+            one(bundle, canary)
+
+    return change
+
+
+def grid(*size: int) -> Callable[[Path, Path], None]:
+    """Another size of the input, of the same extent, in metadata and config."""
+    extent_mm = (168.0, 196.0, 140.0)
+    spacing_mm = [mm / n for mm, n in zip(extent_mm, size, strict=True)]
+    return both(contract(grid=list(size), spacing_mm=spacing_mm), config("grid: [32, 36, 12]", f"grid: {list(size)}"))
+
+
+def metadata_text(old: str, new: str) -> Callable[[Path, Path], None]:
+    """Replaces a text of the metadata."""
+
+    def change(bundle: Path, canary: Path) -> None:
+        path = bundle / "configs" / "metadata.json"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+
+    return change
+
+
+def circle(bundle: Path, canary: Path) -> None:
+    """A link to itself."""
+    (bundle / "docs" / "loop").symlink_to("loop")
+
+
+def grown(level: int) -> str:
+    """Lists in lists by YAML's aliases, nine times as many values a level."""
+    return "&l0 [1, 2]" if not level else f"&l{level} [{grown(level - 1)}{f', *l{level - 1}' * 8}]"
+
+
+def merged(levels: int) -> str:
+    """Mappings that are merged of others, nine times as many a level."""
+    lines = ["x0: &x0 {a: 1}"]
+    lines += [f"x{n}: &x{n}\n  <<: [{', '.join([f'*x{n - 1}'] * 9)}]" for n in range(1, levels + 1)]
+    return "\n".join(lines) + "\n"
+
+
+LABELS = ["hemorrhage", "a", "b", "c", "d", "e"]
 
 
 def piped(bundle: Path, canary: Path) -> None:
@@ -182,7 +268,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "an alias that grows": (
         inferer("[&a [x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a, *a], &c [*b, *b, *b, *b, *b, *b, *b],"
                 " &d [*c, *c, *c, *c, *c, *c, *c]]"),
-        "more than 2000 values",
+        "has an alias (*a)",
     ),
     "a number of ten thousand digits": (inferer("9" * 10000), "not a readable YAML file"),
     "a number of ten thousand digits of another kind": (inferer("0x" + "f" * 10000), "of 40000 bits is larger than"),
@@ -226,6 +312,82 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         "tensors are larger than the file",
     ),
     "a network of a hundred gigabytes": (config("growth: 7", "growth: 4096"), "the weights do not fit"),
+    "weights that nobody loads": (without("BundleWeights"), "handlers is another than volssl's own"),
+    "logits called probabilities": (config("sigmoid: true", "sigmoid: false"), "postprocessing is another than"),
+    "no postprocessing": (without("postprocessing: '@postprocessing'"), "evaluator is another than volssl's own"),
+    "no preprocessing": (
+        entry("preprocessing", "{_target_: monai.transforms.Compose, transforms: []}"), "preprocessing is another than"
+    ),
+    "a number as an evaluator": (entry("evaluator", "5"), "evaluator is another than volssl's own"),
+    "a number as a network": (entry("network_def", "5"), "network_def is another than volssl's own"),
+    "transforms as a network": (
+        entry("network_def", "{_target_: monai.transforms.Compose, transforms: []}"), "network_def has no encoder"
+    ),
+    "an encoder of another network": (
+        config("encoder: {_target_: volssl.encoders.PaperDenseNet", "encoder: {_target_: volssl.heads.TaskNetwork} #"),
+        "network_def has no encoder of volssl",
+    ),
+    "a part of the network as one of its settings": (
+        config("init_features: 16", "init_features: '@evaluator'"), "its encoder's init_features is no plain value"
+    ),
+    "a text as a switch": (config("flips: false", "flips: 'no'"), "flips is no plain bool"),
+    "a reference as a switch": (config("flips: false", "flips: '@evaluator'"), "flips is no plain bool"),
+    "mappings that are merged of others": (config(RUN, merged(7) + RUN), "has an alias (*x0)"),
+    "lists in an argument that grow": (config("decollate: false", f"decollate: {grown(7)}"), "has an alias (*l0)"),
+    "lists as a target that grow": (inferer(f"{{_target_: {grown(7)}}}"), "has an alias (*l0)"),
+    "two hundred thousand values": (config(RUN, f"big: [{'1,' * 200_000}]\n{RUN}"), "over 64 kB"),
+    "ten thousand values": (config(RUN, f"big: [{'1,' * 10_000}]\n{RUN}"), "more than 4000 words"),
+    "a huge number as a target": (inferer("{_target_: 0x" + "f" * 10000 + "}"), "_target_ of 40000 bits is not"),
+    "a huge number as an argument": (config("decollate: false", "decollate: 0x" + "f" * 10000), "of 40000 bits in"),
+    "a key of many lines": (inferer('{"a\\nb": 1}'), "the key 'a\\nb'"),
+    "a modality that moves the cursor": (
+        contract(modality=f"C{CONTROL}T"), "the input's modality is none"
+    ),
+    "another config that MONAI prefers": (
+        file("configs/inference.json", '{"x": "$open(\'CANARY\', \'w\')"}'), "configs/inference.json is no config of"
+    ),
+    "a config under another suffix": (file("configs/inference.yml", "{}"), "configs/inference.yml is no config of"),
+    "code in capitals": (file("scripts/volssl.PY", "open('CANARY', 'w')"), "scripts/volssl.PY is code"),
+    "a script of a shell": (file("docs/run.sh", "touch CANARY"), "docs/run.sh is code"),
+    "a link in a circle": (circle, "docs/loop is a link to nothing"),
+    "metadata with infinitely many labels": (metadata_text('"volume": 1', '"volume": 1e400'), "volume is a float"),
+    "metadata with a grid of words": (contract(grid=["a", "b", "c"]), "the input's grid is none"),
+    "metadata without a grid": (contract(grid=None), "the input's grid is none"),
+    "metadata with a spacing that is repeated": (contract(spacing_mm=["a" * 10**6, 1, 1]), "the input's spacing_mm is"),
+    "metadata with a window of no width": (contract(window_hu=[55.0, 0.0]), "the input's window_hu is none"),
+    "metadata with a hundred labels": (metadata(labels=[f"x{n}" for n in range(100)]), "feeds types 5, the weights"),
+    "metadata with a label": (metadata(labels=["hemorrhage"]), "feeds types 5, the weights were trained with 0"),
+    "metadata with a label more for a slice less": (
+        both(metadata(labels=[*LABELS, "f"], slices=11), config("slices: 12", "slices: 11"),
+             config("types: 5", "types: 6")),
+        "11 slices, the input has 12",
+    ),
+    "metadata with slices without end": (metadata(slices=10**9), "feeds slices 12, the weights were trained with 1000"),
+    "metadata with a label that a column has": (metadata(labels=["study", *LABELS[1:]]), "a label is one of study, "),
+    "metadata with two equal labels": (metadata(labels=["a", *LABELS[1:]]), "two labels are the same"),
+    "metadata with a word for yes or no": (metadata(simulated_training_data="no"), "simulated_training_data is a str"),
+    "metadata of a task that there is not": (metadata(task="stroke"), "there is no task stroke"),
+    "metadata of another task": (metadata(task="metastasis"), "is missing; "),
+    "six hundred windows": (
+        both(contract(window_hu=[[55.0, 200.0]] * 600, channels=600), grid(256, 256, 128)),
+        "voxels is none, or more than volssl makes",
+    ),
+    "a network that makes too much of its input": (
+        both(grid(250, 250, 240), metadata(slices=240), config("slices: 12", "slices: 240"),
+             config("init_features: 16", "init_features: 4096")),
+        "values, which is too much",
+    ),
+    "weights of sixty gigabytes of holes": (
+        weights("model.pt", lambda path, _: os.truncate(path, 10**6)), "has 1000000 bytes, the network of the config"
+    ),
+    "features of gigabytes": (
+        weights("features.pt", lambda path, _: os.truncate(path, 10**7), "features_sha256"), "has 10000000 bytes"
+    ),
+    "weights that are no numbers": (
+        weights("model.pt", lambda path, _: save_tensors(
+            path, {name: value / 0 for name, value in torch.load(path, weights_only=True).items()})),
+        "values that are no numbers",
+    ),
 }  # fmt: skip
 
 
@@ -254,6 +416,8 @@ def test_a_hostile_bundle_is_refused_in_one_line_and_nothing_of_it_runs(
     assert said.startswith("error: ")
     assert found in said
     assert len(said) < 800
+    assert said.isprintable()
+    assert str(bundle_copy) in said
     assert not canary.exists()
     assert not out.exists()
 

@@ -72,8 +72,8 @@ HOSTILE = {
     "an underscore without a target": ("{_requires_: '@device'}", "the key _requires_"),
     "a Python object in YAML": ("!!python/object/apply:os.system ['touch MARKER']", "not a readable YAML"),
     "an alias that grows": ("[&a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1], &b [*a, *a, *a, *a, *a, *a, *a, *a, *a], "
-        "&c [*b, *b, *b, *b, *b, *b, *b, *b, *b], &d [*c, *c, *c, *c, *c, *c, *c, *c, *c]]", "more than 2000 values"),
-    "an alias of itself": ("&a [*a]", "20 levels"),
+        "&c [*b, *b, *b, *b, *b, *b, *b, *b, *b], &d [*c, *c, *c, *c, *c, *c, *c, *c, *c]]", "has an alias"),
+    "an alias of itself": ("&a [*a]", "has an alias"),
     "lists without end": ("[" * 5000 + "]" * 5000, "nested too deeply"),
 }  # fmt: skip
 
@@ -124,8 +124,8 @@ def test_what_export_writes_has_no_finding(line: Line) -> None:
     assert check_bundle(line.bundle).facts.labels[0] == "hemorrhage"
 
 
-def test_a_config_that_cannot_be_built_is_an_error_of_one_line(line: Line, edited: Edited, marker: Path) -> None:
-    refused(line, edited("writer:\n", "answerer:\n"), marker, "cannot be built: .*writer")
+def test_a_config_without_one_of_its_parts_is_an_error_of_one_line(line: Line, edited: Edited, marker: Path) -> None:
+    refused(line, edited("writer:\n", "answerer:\n"), marker, "writer is missing; answerer is no entry")
 
 
 def test_a_config_that_feeds_another_grid_than_the_weights_were_trained_on_is_refused(
@@ -216,7 +216,7 @@ def test_weights_that_grow_when_unpacked_are_refused(
     with zipfile.ZipFile(tmp_path / "x.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(10_000_000))
     set_weights(bundle_copy, (tmp_path / "x.pt").read_bytes())
-    refused(line, bundle_copy, marker, "claims more bytes than it has")
+    refused(line, bundle_copy, marker, "is compressed, or claims more bytes than it has")
 
 
 def test_an_input_of_ten_gigabytes_is_refused(line: Line, edited: Edited, marker: Path) -> None:

@@ -19,6 +19,7 @@ import torch
 import yaml
 
 import volssl
+from volssl.bundle.agreement import INFERENCE
 from volssl.bundle.artefacts import FORMATS, add_artefacts, refuse_missing_packages
 from volssl.bundle.card import LICENCES, looked_at, model_card, shortened
 from volssl.bundle.config import read_config
@@ -26,7 +27,7 @@ from volssl.bundle.metadata import METADATA, SECTION, BundleFacts, read_metadata
 from volssl.bundle.packing import Packed, packed_run
 from volssl.bundle.recipe import CARD, LICENCE, PLACES, fill_recipe, is_recipe, refuse_other_recipe
 from volssl.bundle.shipped import BASE, bundle_folder
-from volssl.bundle.verify import INFERENCE, CheckedBundle, build, check_bundle
+from volssl.bundle.verify import CheckedBundle, build, check_bundle
 from volssl.bundle.weights import FEATURES, WEIGHTS, fill, read_weights
 from volssl.bundle.workflow import CONFIG
 from volssl.errors import UserError

@@ -15,12 +15,12 @@ from typing import Any
 
 import yaml
 
+from volssl.bundle.agreement import INFERENCE
 from volssl.bundle.artefacts import FORMATS
 from volssl.bundle.card import MARK
 from volssl.bundle.config import SEPARATOR, read_config
 from volssl.bundle.metadata import METADATA, read_metadata
 from volssl.bundle.shipped import BASE, PRESETS, TRAIN, bundle_folder, training_files
-from volssl.bundle.verify import INFERENCE
 from volssl.bundle.weights import FEATURES, WEIGHTS
 from volssl.bundle.workflow import method_of
 from volssl.errors import UserError

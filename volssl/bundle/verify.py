@@ -7,7 +7,6 @@ what is built.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,19 +14,24 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
+import yaml
 from monai.bundle import ConfigParser
-from torch import Tensor
 
+from volssl.bundle.agreement import (
+    INFERENCE,
+    recipe_findings,
+    refuse_other_answer,
+    refuse_other_input,
+    refuse_other_weights,
+)
 from volssl.bundle.config import read_config
-from volssl.bundle.metadata import LARGEST_FILE_MB, METADATA, BundleFacts, read_facts
-from volssl.bundle.ranges import FeatureSpace
-from volssl.bundle.shipped import PRETRAINING, bundle_folder
+from volssl.bundle.metadata import METADATA, BundleFacts, read_facts
+from volssl.bundle.strange_files import links_out, strange_files
+from volssl.bundle.tensor_file import largest_file
 from volssl.bundle.weights import FEATURES, read_space, read_weights
-from volssl.contract import as_list
 from volssl.errors import UserError
 from volssl.progress import say
 
-INFERENCE = Path("configs") / "inference.yaml"
 ANY = object()
 
 # Every `_target_` by its exact name, with the arguments it may be given; where a value stands, only that value.
@@ -86,18 +90,10 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "volume": ANY,
         "types": ANY,
         "slices": ANY,
-        "dropout": ANY,
         "flips": ANY,
     },
-    "volssl.slabs.SlabNetwork": {
-        "encoder": ANY,
-        "suspects": ANY,
-        "slab": ANY,
-        "scored": ANY,
-        "dropout": ANY,
-        "flips": ANY,
-    },
-    "volssl.slabs.SuspectNetwork": {"features": ANY},
+    "volssl.slabs.SlabNetwork": {"encoder": ANY, "suspects": ANY, "flips": ANY},
+    "volssl.slabs.SuspectNetwork": {},
     "volssl.transforms.probabilities.Probabilitiesd": {"keys": "pred", "kinds": "@kinds", "sizes": "@sizes"},
     "volssl.transforms.scan_box.ScanBoxd": {
         "keys": "image",
@@ -117,11 +113,8 @@ ALLOWED: dict[str, dict[str, Any]] = {
 REFERENCE = re.compile(r"@\w+(::\w+)*")
 KEY = re.compile(r"\w+")
 LARGEST_NUMBER = 4096  # voxels, channels, millimetres and HU of a config
-MOST_VALUES, DEEPEST = 2000, 20  # of a config; YAML's aliases can make more than was written
-LARGEST_INPUT = 2**24  # voxels
-LONGEST = 60  # characters that are shown of what was found
-LOGGING = Path("configs") / "logging.conf"
-CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".dylib", ".pth")
+LARGEST_CONFIG_KB, MOST_WORDS, DEEPEST = 64, 4000, 20  # of a config; those that volssl ships have 3 kB and 200 words
+LONGEST, LONGEST_LINE = 60, 600  # characters that are shown of what was found, and of all
 
 
 @dataclass(frozen=True)
@@ -143,84 +136,85 @@ def check_bundle(bundle: Path, *, trust: bool = False) -> CheckedBundle:
         UserError: for what is no bundle of volssl, or one that would run other code, reads or writes elsewhere, holds
             weights that are not its own, or wants an input of unreasonable size. The line says what was found.
     """
+    try:
+        return examined(bundle, trust=trust)
+    # Whatever a bundle from elsewhere makes of looking at it, it is not run, and says so in one line
+    except Exception as error:
+        told = str(error) if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {error}"
+        known = isinstance(error, UserError) and str(bundle) in told
+        raise UserError(one_line(told if known else f"{bundle}: not run: {told}")) from error
+
+
+def one_line(text: str) -> str:
+    """A text that moves no cursor of a terminal."""
+    shown = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+    return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]}…"
+
+
+def examined(bundle: Path, *, trust: bool) -> CheckedBundle:
+    """`check_bundle`, with errors of every kind."""
     if not bundle.is_dir():
         raise UserError(f"{bundle}: no bundle there; write one with `volssl export`")
     for part in (METADATA, INFERENCE):
         if not (bundle / part).is_file():
             raise UserError(f"{bundle}: {part} is missing; write the bundle with `volssl export`")
     findings = links_out(bundle) + strange_files(bundle)
-    if findings and not trust:
-        raise refusal(bundle, findings)
+    refuse(bundle, findings, trust=trust)
     config = inference_values(bundle / INFERENCE)
     findings += config_findings(config)
-    if findings and not trust:
-        raise refusal(bundle, findings)
+    refuse(bundle, findings, trust=trust)
+    facts = read_facts(bundle)
+    findings += recipe_findings(config, facts.task)
+    refuse(bundle, findings, trust=trust)
     for finding in findings:
-        say(f"trusted: {finding}")
-    checked = CheckedBundle(bundle, config, read_facts(bundle))
-    state = read_weights(bundle)
-    space = read_space(bundle, checked.facts.ranges)
-    if not findings:
-        refuse_disagreement(checked, state, space)
-    return checked
+        say(one_line(f"trusted: {finding}"))
+    if findings:
+        read_weights(bundle)
+        read_space(bundle, facts.ranges)
+    else:
+        refuse_disagreement(bundle, config, facts)
+    return CheckedBundle(bundle, config, facts)
 
 
 def inference_values(path: Path) -> dict[str, Any]:
-    """The inference config as plain values, nothing resolved."""
-    if path.stat().st_size > LARGEST_FILE_MB * 2**20:
-        raise UserError(f"{path}: over {LARGEST_FILE_MB} MB, no config is so large")
+    """The inference config as plain values, nothing resolved.
+
+    What its text makes is counted first: an alias stands for a part that was written before, and a few of aliases make
+    more than any memory holds.
+    """
+    if path.stat().st_size > LARGEST_CONFIG_KB * 2**10:
+        raise UserError(f"{path}: over {LARGEST_CONFIG_KB} kB, no config is so large")
     try:
+        depth = 0
+        for count, event in enumerate(yaml.parse(path.read_text(), Loader=yaml.SafeLoader)):
+            if isinstance(event, yaml.AliasEvent):
+                raise UserError(f"{path}: has an alias (*{event.anchor}), which a bundle's config needs not")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise UserError(f"{path}: nested too deeply for a config")
+            if count > MOST_WORDS:
+                raise UserError(f"{path}: more than {MOST_WORDS} words, no config has so many")
         return read_config(path)
-    except RecursionError as error:
-        raise UserError(f"{path}: nested too deeply for a config") from error
-    except ValueError as error:  # bytes that are no text, a number of thousands of digits, a date that is none
+    # bytes that are no text, a number of thousands of digits, a date that is none
+    except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from error
 
 
-def refuse_disagreement(checked: CheckedBundle, state: Mapping[str, Tensor], space: FeatureSpace | None) -> None:
-    """Raise a UserError where the config would feed or build something else than metadata and weights say.
+def refuse_disagreement(bundle: Path, config: Mapping[str, Any], facts: BundleFacts) -> None:
+    """Raise a ValueError where the config would feed or build something else than metadata and weights say.
 
-    The network is built without memory first, so that its size is known to be that of the weights.
+    The network is built without memory first, so that its size is known before a file of weights is read.
     """
-    config, contract = checked.config, checked.facts.contract
-    if min(contract.grid) < 1 or math.prod(contract.grid) > LARGEST_INPUT:
-        size = "×".join(str(n)[:9] for n in contract.grid)
-        raise UserError(f"{checked.root}: an input of {size} voxels is none, or more than volssl makes")
-    extent_mm = [mm * n for mm, n in zip(contract.spacing_mm, contract.grid, strict=True)]
-    lengths = ("spacing_mm", list(contract.spacing_mm)) if checked.facts.dim else ("extent_mm", extent_mm)
-    modality = config["dataset"].get("modality") if isinstance(config.get("dataset"), dict) else None
-    if modality == "@modality":
-        modality = config.get("modality")
-    for name, fed, wanted in (
-        ("grid", config.get("grid"), list(contract.grid)),
-        (lengths[0], config.get(lengths[0]), lengths[1]),
-        ("window_hu", config.get("window_hu"), as_list(contract.window_hu or ())),
-        ("modality", modality, contract.modality),
-        ("place", config.get("place", "middle" if checked.facts.dim else "head"), checked.facts.box),
-    ):
-        if not same(fed, wanted):
-            raise UserError(f"{checked.root}: {INFERENCE} feeds {name} {fed}, the weights were trained with {wanted}")
+    refuse_other_input(config, facts)
     with torch.device("meta"):
-        network = build(checked.config, "network_def")
-    shapes = {name: value.shape for name, value in network.state_dict().items()}
-    strange = [name for name in {**shapes, **state} if name not in state or shapes.get(name) != state[name].shape]
-    if strange:
-        raise UserError(f"{checked.root}: {INFERENCE} builds a network that the weights do not fit, at {strange[0]}")
-    if checked.facts.dim and checked.facts.dim != network.encoder.dim:
-        raise UserError(
-            f"{checked.root}: a feature of {checked.facts.dim} numbers, the encoder has {network.encoder.dim}"
-        )
-    if space is not None and len(space.mean) != network.encoder.dim:
-        raise UserError(f"{checked.root}: {FEATURES} are {len(space.mean)}, the encoder has {network.encoder.dim}")
-
-
-def same(fed: Any, wanted: Any) -> bool:
-    """Whether two values are equal, numbers in lists but for rounding."""
-    if isinstance(fed, list) and isinstance(wanted, list):
-        return len(fed) == len(wanted) and all(same(*pair) for pair in zip(fed, wanted, strict=True))
-    if isinstance(fed, int | float) and isinstance(wanted, int | float):
-        return math.isclose(fed, wanted, rel_tol=1e-6)
-    return bool(fed == wanted)
+        network = build(config, "network_def")
+    refuse_other_answer(network, facts)
+    refuse_other_weights(network, read_weights(bundle, most=largest_file(network)))
+    dim = network.encoder.dim
+    mean_and_precision = torch.nn.Linear(dim, dim, device="meta")  # which have its size
+    space = read_space(bundle, facts.ranges, most=largest_file(mean_and_precision))
+    if space is not None and len(space.mean) != dim:
+        raise ValueError(f"{FEATURES} are {len(space.mean)}, the encoder has {dim}")
 
 
 def build(config: Mapping[str, Any], *names: str) -> Any:
@@ -230,67 +224,39 @@ def build(config: Mapping[str, Any], *names: str) -> Any:
         UserError: where it cannot be built.
     """
     parser = ConfigParser(dict(config))
+    # Only what was trusted has an expression; elsewhere none is run, wherever MONAI should find one
+    expressions = any(isinstance(value, str) and value.startswith("$") for _, value in entries(config))
     try:
-        built = tuple(parser.get_parsed_content(name) for name in names)
+        built = tuple(parser.get_parsed_content(name, eval_expr=expressions) for name in names)
     # MONAI raises these for what is missing, refers in a circle, or does not take its arguments
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-        detail = str(error.__cause__ or error).splitlines()[0]
+        detail = one_line(str(error.__cause__ or error).splitlines()[0])
         raise UserError(
             f"the inference config cannot be built: {detail}; write the bundle with `volssl export`"
         ) from error
     return built[0] if len(built) == 1 else built
 
 
-def refusal(bundle: Path, findings: list[str]) -> UserError:
-    """The line for a bundle that is not run."""
-    more = f" (and {len(findings) - 3} more)" if len(findings) > 3 else ""
-    told = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in "; ".join(findings[:3]))
-    return UserError(
-        f"{bundle}: not run, it could run code or touch files of others: {told}{more}; --trust runs it all the same"
-    )
-
-
-def links_out(bundle: Path) -> list[str]:
-    """Symbolic links of the bundle that lead out of it."""
-    root = bundle.resolve()
-    return [
-        f"{path.relative_to(bundle)} is a link out of the bundle"
-        for path in sorted(bundle.rglob("*"))
-        if path.is_symlink() and not path.resolve().is_relative_to(root)
-    ]
-
-
-def strange_files(bundle: Path) -> list[str]:
-    """What a bundle of volssl does not hold: code, files that are none, a logging.conf that is not volssl's.
-
-    MONAI hands logging.conf to Python's `logging.config.fileConfig`, which evaluates what stands in it.
-    """
-    findings = []
-    for path in sorted(bundle.rglob("*")):
-        name = path.relative_to(bundle)
-        if not path.is_symlink() and not path.is_dir() and not path.is_file():
-            findings.append(f"{name} is no ordinary file")
-        elif path.suffix in CODE:
-            findings.append(f"{name} is code")
-    logging = bundle / LOGGING
-    if logging.is_file() and logging.read_bytes() != (bundle_folder(PRETRAINING) / LOGGING).read_bytes():
-        findings.append(f"{LOGGING} is not volssl's own, and Python runs what stands in one")
-    return findings
+def refuse(bundle: Path, findings: list[str], *, trust: bool) -> None:
+    """Raise the line for a bundle that is not run, where something was found and nobody vouches for it."""
+    if findings and not trust:
+        more = f" (and {len(findings) - 3} more)" if len(findings) > 3 else ""
+        raise UserError(
+            f"{bundle}: not run, it could run code, touch files of others or answer otherwise than it says: "
+            f"{'; '.join(findings[:3])}{more}; --trust runs it all the same"
+        )
 
 
 def config_findings(config: Mapping[str, Any]) -> list[str]:
     """What in a config could run or reach something that is not allowed; one phrase each, where it stands first."""
     findings: list[str] = []
-    for count, (place, value) in enumerate(entries(config)):
-        if count > MOST_VALUES or place.count("::") > DEEPEST:
-            return [*findings, f"more than {MOST_VALUES} values or {DEEPEST} levels"]
+    for place, value in entries(config):
         if isinstance(value, Mapping):
             findings += [f"{place}: {finding}" for finding in mapping_findings(value)]
         elif isinstance(value, str):
             findings += [f"{place}: {finding}" for finding in string_findings(value)]
         elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
-            shown = f"{value:g}" if isinstance(value, float) or abs(value) < 1e15 else f"of {value.bit_length()} bits"
-            findings.append(f"{place}: the number {shown} is larger than {LARGEST_NUMBER}")
+            findings.append(f"{place}: the number {shown(value)} is larger than {LARGEST_NUMBER}")
         elif not isinstance(value, list | int | float | None):
             findings.append(f"{place}: a {type(value).__name__}")
     return findings
@@ -305,26 +271,39 @@ def entries(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         inner = iter(enumerate(value))
     for key, part in inner:
-        yield from entries(part, f"{place}::{key}" if place else str(key))
+        yield from entries(part, f"{place}::{named(key)}" if place else named(key))
+
+
+def named(value: Any) -> str:
+    """A text as it stands, anything else as `shown`."""
+    return value[:LONGEST] if isinstance(value, str) else shown(value)
+
+
+def shown(value: Any) -> str:
+    """A value in a few characters: Python takes minutes to write a huge number, or refuses."""
+    if isinstance(value, int) and value.bit_length() > LONGEST:
+        return f"of {value.bit_length()} bits"
+    return repr(value)[:LONGEST]
 
 
 def mapping_findings(values: Mapping[Any, Any]) -> list[str]:
     """Strange keys, and for an object to build, its target and arguments."""
-    findings = [
-        f"the key {repr(key)[:LONGEST]}" for key in values if not isinstance(key, str) or not KEY.fullmatch(key)
-    ]
+    findings = [f"the key {shown(key)}" for key in values if not isinstance(key, str) or not KEY.fullmatch(key)]
     if "_target_" not in values:
-        return findings + [f"the key {key}" for key in values if str(key).startswith("_")]
+        return findings + [f"the key {key}" for key in values if isinstance(key, str) and key.startswith("_")]
     target = values["_target_"]
     if not isinstance(target, str) or target not in ALLOWED:
-        return [*findings, f"_target_ {str(target)[:LONGEST]} is not on the list of those that are known"]
+        return [
+            *findings,
+            f"_target_ {named(target)} is not on the list of those that are known",
+        ]
     for name, value in values.items():
         if name in ("_target_", "_desc_"):
             continue
         if name not in ALLOWED[target]:
-            findings.append(f"{target} with {str(name)[:LONGEST]}")
+            findings.append(f"{target} with {named(name)}")
         elif ALLOWED[target][name] is not ANY and value != ALLOWED[target][name]:
-            findings.append(f"{target} with {name} {repr(value)[:LONGEST]} in place of {ALLOWED[target][name]!r}")
+            findings.append(f"{target} with {name} {shown(value)} in place of {ALLOWED[target][name]!r}")
     return findings
 
 
