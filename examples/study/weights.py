@@ -65,7 +65,8 @@ def from_brain_mr(chosen: argparse.Namespace) -> None:
     arm, run = metastasis.ARMS[ARM], given.out / "pretraining" / ARM
     encoder = hemorrhage.pretrained(arm, store, run, metastasis.look(given))
     stage = f"suspects_path={metastasis.first_stage(given, store, labels).resolve()}"
-    run = finetuned("metastasis", store, labels, given.out / "weights", encoder, (*metastasis.task_words(given), stage))
+    words = (*metastasis.task_words(given), f"suspect_epochs={given.suspect_epochs}", stage)
+    run = finetuned("metastasis", store, labels, given.out / "weights", encoder, words)
     export_run(run, chosen.bundles / "brain_mr_metastasis_classification")
 
 
