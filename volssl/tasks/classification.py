@@ -184,7 +184,7 @@ class Classification(Task):
             if absent:
                 say(f"labels: no training study has {target.name} {', '.join(absent)}; it cannot be learnt")
         if self.head_sizes["slices"]:
-            check_slices(labels, self.label_columns[0])
+            check_slices(labels, self.label_columns[0], without="task::level=volume")
 
     def check_validation(self, labels: pd.DataFrame) -> None:
         """Raise a UserError where no output has both classes among the validation studies."""

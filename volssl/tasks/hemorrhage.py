@@ -174,7 +174,7 @@ class Hemorrhage(Task):
             if (negatives[name] == 1).any():
                 raise UserError(f"labels: {int((negatives[name] == 1).sum())} studies with hemorrhage 0 have {name} 1")
         if self.head_sizes["slices"]:
-            check_slices(labels, "hemorrhage")
+            check_slices(labels, "hemorrhage", without="task::slices=false")
         if self.segment_weight:
             check_masks(labels, "hemorrhage", instead="leave task::segment out")
 
