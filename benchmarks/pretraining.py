@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 
 from volssl.bundle.evaluate import evaluate_run
+from volssl.bundle.shipped import SINGLE
 from volssl.bundle.workflow import finetune, pretrain
 from volssl.data import prepare
 from volssl.evaluation.bootstrap import bootstrap_interval, paired_difference
@@ -39,11 +40,11 @@ SCRATCH = "scratch"
 ARMS: dict[str, tuple[str, str, tuple[str, ...]]] = {  # arm: method, preset, and what its config states otherwise
     "SwAV, generic views": ("swav", "generic_views", (f"method::views::{ZOOM}",)),
     "SwAV, paper's views": ("swav", "paper_views", ("method::views::fraction=[0.5, 1.1]",)),
-    "SwAV": ("swav", "", (f"method::views::{ZOOM}",)),
-    "restoration": ("restoration", "", BOXES),
+    "SwAV": ("swav", SINGLE, (f"method::views::{ZOOM}",)),
+    "restoration": ("restoration", SINGLE, BOXES),
     "combined": (
         "combined",
-        "",
+        SINGLE,
         (f"method::parts::swav::views::{ZOOM}", *(word.replace("::", "::parts::restoration::", 1) for word in BOXES)),
     ),
 }

@@ -25,6 +25,7 @@ from typing import Any
 import pandas as pd
 
 from volssl.bundle.compare import compare
+from volssl.bundle.shipped import SINGLE
 from volssl.bundle.workflow import pretrain
 from volssl.data import prepare
 from volssl.evaluation.bootstrap import Interval, bootstrap_interval, paired_difference
@@ -39,14 +40,14 @@ STUDIED = ("SimCLR", "SwAV-med", "SwAV-paper", "restoration", "combined")
 BOXES = ("non_linear=0.0", "outer=0.2")  # HU stay what they are; mostly boxes are hidden
 Arm = tuple[str, str, tuple[str, ...]]  # method, preset, and what its config states otherwise
 ARMS: dict[str, Arm] = {
-    "SimCLR": ("simclr", "", ()),
+    "SimCLR": ("simclr", SINGLE, ()),
     "SwAV-med": ("swav", "generic_views", (f"method::views::{ZOOM}",)),
     "SwAV-paper": ("swav", "paper_views", ("method::views::fraction=[0.5, 1.1]",)),
-    "SwAV": ("swav", "", (f"method::views::{ZOOM}",)),
-    "restoration": ("restoration", "", tuple(f"method::views::{word}" for word in BOXES)),
+    "SwAV": ("swav", SINGLE, (f"method::views::{ZOOM}",)),
+    "restoration": ("restoration", SINGLE, tuple(f"method::views::{word}" for word in BOXES)),
     "combined": (
         "combined",
-        "",
+        SINGLE,
         (
             f"method::parts::swav::views::{ZOOM}",
             "method::parts::swav::queue_length=128",  # as it was run; without one as good (docs/methods.md)
