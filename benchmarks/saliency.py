@@ -22,7 +22,8 @@ from monai.visualize import GradCAM
 from torch import Tensor, nn
 from torch.nn import functional
 
-from volssl.bundle.evaluate import labels_for, load_run, predict_split
+from volssl.bundle.evaluate import labels_for, predict_split
+from volssl.bundle.runs import load_run
 from volssl.bundle.saliency import cam_levels, deepest, occluded, saliency, scaled
 from volssl.data import Store
 from volssl.tasks import BoxCache, TaskViews

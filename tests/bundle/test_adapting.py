@@ -12,9 +12,10 @@ from monai.bundle import ConfigParser
 
 from volssl.bundle import frozen
 from volssl.bundle.config import bundle_config, read_config, resolved
-from volssl.bundle.evaluate import evaluate_run, load_run
+from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.export import export_run
 from volssl.bundle.next_step import export_line
+from volssl.bundle.runs import load_run
 from volssl.bundle.workflow import finetune
 from volssl.data import Store, TrainingScans, join_labels
 from volssl.data.balance import BalancedSamples

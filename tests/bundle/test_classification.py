@@ -12,9 +12,9 @@ import pytest
 from monai.bundle import verify_net_in_out
 
 from tests.bundle.conftest import Line
-from volssl.bundle.evaluate import load_run
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
+from volssl.bundle.runs import load_run
 from volssl.bundle.targets import told_task
 from volssl.bundle.verify import check_bundle
 from volssl.bundle.workflow import finetune

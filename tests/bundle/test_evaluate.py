@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from volssl.bundle.evaluate import beside, evaluate_run, load_run, summary
+from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.internal import internal_auc
+from volssl.bundle.runs import load_run
 from volssl.bundle.workflow import finetune
 from volssl.data import Store, prepare
 from volssl.errors import UserError
 from volssl.evaluation.operating_points import equal_point
+from volssl.evaluation.terminal import beside, summary
 from volssl.simulate.cohort import simulate_cohort
 from volssl.tensors import load_tensors, save_tensors
 

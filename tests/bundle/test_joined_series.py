@@ -11,8 +11,9 @@ import pydicom
 import pytest
 import torch
 
-from volssl.bundle.evaluate import evaluate_run, load_run
+from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.export import export_run
+from volssl.bundle.runs import load_run
 from volssl.bundle.workflow import finetune
 from volssl.data import Store, prepare
 from volssl.errors import UserError

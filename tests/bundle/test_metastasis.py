@@ -15,8 +15,9 @@ from monai.bundle import ConfigWorkflow, ckpt_export, create_workflow, load, ver
 from sklearn.metrics import roc_auc_score
 
 from tests.bundle.conftest import BRAIN_GRID, BRAIN_SIZE, BRAIN_WORDS
-from volssl.bundle.evaluate import evaluate_run, load_run
+from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.predict import predict_studies
+from volssl.bundle.runs import load_run
 from volssl.bundle.suspects import SuspectTraining
 from volssl.bundle.verify import build, check_bundle
 from volssl.bundle.workflow import finetune

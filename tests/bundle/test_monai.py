@@ -14,7 +14,8 @@ from monai.bundle import ConfigWorkflow, ckpt_export, create_workflow, load, onn
 from monai.data import load_net_with_metadata
 
 from tests.bundle.conftest import GRID, Line
-from volssl.bundle.evaluate import evaluate_run, load_run
+from volssl.bundle.evaluate import evaluate_run
+from volssl.bundle.runs import load_run
 from volssl.bundle.shipped import bundle_folder
 from volssl.errors import user_error_in
 

@@ -18,8 +18,8 @@ from monai.bundle import ConfigWorkflow, onnx_export
 
 from tests.bundle.conftest import BRAIN_GRID, GRID, Line
 from tests.ranks import on_ranks
-from volssl.bundle.evaluate import load_run
 from volssl.bundle.predict import predict_studies
+from volssl.bundle.runs import load_run
 from volssl.bundle.shipped import PRETRAINING, bundle_folder, train_configs
 from volssl.tensors import load_tensors
 

@@ -21,7 +21,8 @@ from pydicom.uid import generate_uid
 
 from tests.bundle.conftest import GRID, Line
 from volssl.bundle import overlay
-from volssl.bundle.answers import Answer, source_slices
+from volssl.bundle.answer_content import source_slices
+from volssl.bundle.answers import Answer
 from volssl.bundle.predict import predict_studies
 from volssl.data import Store
 from volssl.data.studies import Studies, find_studies
@@ -100,7 +101,7 @@ def test_preprocessing_is_that_of_training_to_the_last_bit(line: Line) -> None:
 
 
 def test_the_probabilities_are_the_networks(line: Line, answers: dict[str, Answer]) -> None:
-    from volssl.bundle.evaluate import load_run
+    from volssl.bundle.runs import load_run
     from volssl.data import read_scans
 
     model = load_run(line.run)

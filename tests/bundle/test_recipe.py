@@ -11,10 +11,10 @@ import torch
 
 from tests.bundle.conftest import GRID, Line
 from volssl.bundle.config import read_config
-from volssl.bundle.evaluate import load_run
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.recipe import deviations, is_recipe
+from volssl.bundle.runs import load_run
 from volssl.bundle.shipped import PRETRAINING, bundle_folder, train_configs, training_files
 from volssl.bundle.verify import check_bundle
 from volssl.bundle.weights import refuse_other_input

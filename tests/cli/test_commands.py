@@ -229,3 +229,16 @@ def test_pretrain_finetune_evaluate_export_and_predict(
 def source_of(store: Path, volume_id: str) -> Path:
     """The file that a volume was read from."""
     return Path(pd.read_csv(store / "paths.csv").set_index("key")["path"][volume_id])
+
+
+@pytest.mark.parametrize(("command", "does_its_part"), [("check", False), ("finetune", True)])
+def test_beside_the_first_process_only_training_does_anything(
+    volssl_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, does_its_part: bool
+) -> None:
+    """Under torchrun every process gets the same line: what is not done together is done once."""
+    words = (
+        [tmp_path] if command == "check" else ["hemorrhage", "--store", tmp_path, "--labels", tmp_path, "--out", "o"]
+    )
+    assert volssl_command(command, *words).code == 1  # no store there
+    monkeypatch.setenv("RANK", "1")
+    assert volssl_command(command, *words).code == int(does_its_part)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from volssl.bundle.answers import RESEARCH
+from volssl.bundle.answer_content import RESEARCH
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.packing import Packed
 from volssl.bundle.ranges import written

@@ -15,7 +15,7 @@ import pandas as pd
 
 from volssl.bundle.compare_jobs import Basis, Job, by_group
 from volssl.bundle.compare_worker import DONE, VALIDATION, robustness_file
-from volssl.bundle.evaluate import write_parquet
+from volssl.bundle.runs import write_parquet
 from volssl.evaluation.comparison import (
     RULE,
     Group,

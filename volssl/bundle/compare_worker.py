@@ -20,7 +20,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from volssl.bundle.evaluate import keep_validation, labels_for, load_run, predict_split, write_parquet
+from volssl.bundle.evaluate import labels_for, predict_split
+from volssl.bundle.runs import keep_validation, load_run, write_parquet
 from volssl.bundle.workflow import finetune
 from volssl.data import Store, refuse_seen
 from volssl.errors import file_error, unforeseen, user_error_in

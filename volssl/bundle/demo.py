@@ -14,7 +14,7 @@ from rich.table import Table
 
 from volssl.bundle.compare_jobs import read_arms, read_basis
 from volssl.bundle.compare_results import histograms
-from volssl.bundle.evaluate import evaluate_run, with_interval
+from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.simulated import NOTICE
@@ -26,6 +26,7 @@ from volssl.evaluation.comparison import RULE
 from volssl.evaluation.intensity_rule import rule_predictions
 from volssl.evaluation.metrics import average_precision, roc_auc
 from volssl.evaluation.report import ComparisonRow, write_comparison
+from volssl.evaluation.terminal import with_interval
 from volssl.progress import console, say
 from volssl.simulate.cohort import simulate_cohort
 

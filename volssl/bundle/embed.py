@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from volssl.bundle.evaluate import load_run
 from volssl.bundle.prototypes import PAGE, prototypes_of, write_prototypes
+from volssl.bundle.runs import load_run
 from volssl.contract import InputContract
 from volssl.data import Store
 from volssl.data.keys import study_alias

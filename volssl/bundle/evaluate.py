@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from monai.bundle import ConfigParser
-from rich import box
-from rich.table import Table
 from torch import nn
 
 from volssl.bundle.config import read_config
 from volssl.bundle.internal import internal_auc
+from volssl.bundle.runs import FineTuned, keep_validation, kept_validation, load_run, weights_hash, write_parquet
 from volssl.bundle.saliency import saliency
 from volssl.bundle.simulated import simulated_notice
 from volssl.bundle.workflow import CONFIG
@@ -33,8 +27,6 @@ from volssl.evaluation.examples import Looked
 from volssl.evaluation.page import number
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
 from volssl.evaluation.validation import MODEL
-from volssl.files import write_atomically
-from volssl.heads import NeighbourNetwork
 from volssl.progress import say
 from volssl.tasks import BoxCache, Task, TaskViews
 from volssl.tasks.inference import predict_table
@@ -43,42 +35,6 @@ from volssl.views.base import Scan
 
 SUBGROUPS = ("sex", "age_band", "scanner", "site")
 SPLITS = ("test", "validation", "train", "all")
-VALIDATION = "validation.parquet"  # in the run: what thresholds are chosen on, when its own store is not at hand
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """A fine-tuned run: its task, its network with the best epoch's weights, and what model.pt says of them.
-
-    Attributes:
-        fold: of the store, on which it was validated; None for the store's split.
-    """
-
-    task: Task
-    network: nn.Module
-    facts: dict[str, Any]
-    fold: int | None = None
-
-
-def load_run(run: Path) -> FineTuned:
-    """The classifier of a run of `volssl finetune`.
-
-    Raises:
-        UserError: where the folder holds no finished run.
-    """
-    if not (run / MODEL).is_file() or not (run / CONFIG).is_file():
-        raise UserError(
-            f"{run}: no fine-tuned run there ({MODEL} and {CONFIG} are needed); give one of `volssl finetune`"
-        )
-    parser = ConfigParser(read_config(run / CONFIG))
-    network: nn.Module = parser.get_parsed_content("network_def")
-    facts = load_tensors(run / MODEL)
-    state = facts.pop("network")
-    if isinstance(network, NeighbourNetwork):  # how many cases it remembers stands in its weights alone
-        network.remember(state["cases"], state["votes"])
-    load_weights(network, state, source=str(run / MODEL), least=1.0)
-    task = parser.get_parsed_content("task")
-    return FineTuned(task=task, network=network.eval(), facts=facts, fold=parser.get("fold"))
 
 
 def evaluate_run(
@@ -255,29 +211,15 @@ def predict_split(
     return rows.merge(answers, on="id", validate="one_to_one")
 
 
-def keep_validation(run: Path, validation: pd.DataFrame) -> None:
-    """Leave the predictions of the validation patients in the run: thresholds for a store of another site.
-
-    A run in a folder that may not be written is evaluated all the same, and what is missing is said.
-    """
-    if validation.empty:
-        return
-    try:
-        write_parquet(validation, run / VALIDATION, model_sha256=weights_hash(run))
-    except PermissionError:
-        say(f"{run / VALIDATION}: may not be written; a store of another site will need this one for its thresholds")
-
-
 def validation_of_run(run: Path, model: FineTuned) -> pd.DataFrame | None:
     """Predictions of the run's validation patients, for thresholds away from its store; None where there is no way.
 
     They are those that an evaluation left in the run, if it was of the same weights; else they are made from the store
     and the labels that the run's config names.
     """
-    if (run / VALIDATION).is_file():
-        kept = pq.read_table(run / VALIDATION)
-        if (kept.schema.metadata or {}).get(b"model_sha256", b"").decode() == weights_hash(run):
-            return kept.to_pandas()
+    kept = kept_validation(run)
+    if kept is not None:
+        return kept
     config = read_config(run / CONFIG)
     try:
         store = Store.open(config["dataset_dir"])
@@ -304,57 +246,3 @@ def without(predictions: pd.DataFrame, validation: pd.DataFrame | None, *, store
             "show is no evidence. Leave them out of the labels"
         )
     return validation
-
-
-def weights_hash(run: Path) -> str:
-    """SHA-256 of the run's weights, which names what was measured."""
-    return hashlib.sha256((run / MODEL).read_bytes()).hexdigest()
-
-
-def write_parquet(table: pd.DataFrame, path: Path, **facts: str) -> None:
-    """Write a table atomically, and facts beside its columns; its rows hold keyed hashes, no raw id."""
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **facts})
-    write_atomically(path, lambda file: pq.write_table(arrow, file))
-
-
-def summary(metrics: dict[str, Any]) -> Table:
-    """The figures for the terminal: a row an output, then one a subgroup of the first, each with its interval."""
-    counts = f"{metrics['n_studies']} studies of {metrics['n_patients']} patients"
-    title = f"{metrics['split']}: {counts}; 95 % intervals"
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    columns = {"auc": "AUC", "sensitivity": "sensitivity", "specificity": "specificity"}
-    shown.add_column("output", overflow="fold")  # the one whose width is anyone's; a cut figure would be a wrong one
-    for name in ("positive", *columns.values()):
-        shown.add_column(name, justify="right", no_wrap=True, min_width=16 if name in columns.values() else None)
-    for name, figures in metrics["outputs"].items():
-        cells = [with_interval(figures["metrics"].get(column)) for column in columns]
-        shown.add_row(name, f"{figures['positives']}/{figures['n']}", *cells)
-    first = metrics["outputs"][next(iter(metrics["outputs"]))]
-    for column, groups in first["subgroups"].items():
-        for index, (group, figures) in enumerate(groups.items()):
-            cells = [with_interval(figures["metrics"].get(name)) for name in columns]
-            mark = " (small)" if figures["small"] else ""
-            counts = f"{figures['positives']}/{figures['n']}"
-            shown.add_row(f"{column} {group}{mark}", counts, *cells, end_section=index == len(groups) - 1)
-    return shown
-
-
-def beside(metrics: dict[str, Any]) -> Table | None:
-    """Internal and external AUC for the terminal, a row an output; None where nothing internal is known."""
-    internal = metrics["internal"]
-    if internal is None:
-        return None
-    title = f"AUC on {internal['n_patients']} test patients of the run's own store, and here"
-    shown = Table("output", "internal", "external", title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for name, figures in metrics["outputs"].items():
-        shown.add_row(name, with_interval(internal["auc"].get(name)), with_interval(figures["metrics"]["auc"]))
-    return shown
-
-
-def with_interval(figure: dict[str, Any] | None) -> str:
-    """`.91 (.88–.94)`, or a dash where the figure cannot be worked out."""
-    if not figure or figure["value"] is None:
-        return "–"
-    text = f"{figure['value']:.2f}"
-    return f"{text} ({figure['low']:.2f}–{figure['high']:.2f})" if figure["low"] is not None else text

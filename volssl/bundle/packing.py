@@ -11,8 +11,8 @@ from torch import nn
 
 from volssl.bundle.config import read_config
 from volssl.bundle.embedding import EmbeddingNetwork
-from volssl.bundle.evaluate import load_run
 from volssl.bundle.internal import evaluation_of
+from volssl.bundle.runs import load_run
 from volssl.bundle.shipped import EMBEDDING, PRETRAINING, TASK_BUNDLES
 from volssl.bundle.training_data import ENCODER, TrainingData, encoder_data, training_data
 from volssl.bundle.workflow import CONFIG

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from volssl.bundle.config import read_config
 from volssl.bundle.embed import middle_crop
 from volssl.bundle.embedding import EmbeddingNetwork, crop_info
-from volssl.bundle.evaluate import FineTuned, labels_for, load_run
+from volssl.bundle.evaluate import labels_for
 from volssl.bundle.ranges import FeatureSpace, Measured, PooledFeature, TrainingRanges, learn, measure, span
+from volssl.bundle.runs import FineTuned, load_run
 from volssl.bundle.simulated import is_simulated
 from volssl.bundle.workflow import CONFIG
 from volssl.contract import InputContract

@@ -11,16 +11,22 @@ import volssl
 
 from volssl.cli import archive, training, evidence, bundles  # isort: skip  # the order in which --help lists them
 from volssl.cli.shared import app
+from volssl.engine.distributed import rank
 from volssl.errors import UsageError, file_error, unforeseen, user_error_in
 from volssl.progress import say
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells expect
+TOGETHER = ("pretrain", "estimate", "finetune")  # what several processes of torchrun do together; the rest is for one
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         typer.echo(volssl.__version__)
+        raise typer.Exit
+    if rank() > 0 and context.invoked_subcommand not in TOGETHER:
         raise typer.Exit
 
 

@@ -56,8 +56,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a classifier: intervals by patient, operating points, calibration, subgroups, and a page to read."""
-    from volssl.bundle.evaluate import beside, evaluate_run, summary
+    from volssl.bundle.evaluate import evaluate_run
     from volssl.bundle.next_step import export_line
+    from volssl.evaluation.terminal import beside, summary
 
     groups = [name.strip() for name in by.split(",") if name.strip()]
     metrics = evaluate_run(run, store=store, labels=labels, split=split, out=out, by=groups)
