@@ -23,12 +23,17 @@ T = TypeVar("T")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def is_first_process() -> bool:
+    """Whether this process is alone, or the first of those that `torchrun` started; asked without loading torch."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(text: str, *, every_rank: bool = False) -> None:
     """Print one line for the user; brackets in it are text, not markup.
 
     Of several processes that `torchrun` started the first alone speaks, but for what must be heard from any.
     """
-    if every_rank or os.environ.get("RANK", "0") == "0":
+    if every_rank or is_first_process():
         console.print(text, markup=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -246,7 +247,10 @@ def test_a_comparison_that_was_killed_gives_the_figures_of_one_that_was_not(coho
     assert (whole / "robustness.csv").read_text() == (killed / "robustness.csv").read_text()
     assert set(one["encoder"]) == {"scratch", "SwAV", "intensity rule"}
     assert len(one[one["output"] == "hemorrhage"]) == 2 * 2 * 3
-    assert "The test split was opened once, when all 8 jobs were done." in Elements(files[0]).text
+    page = Elements(files[0]).text
+    assert "The test split was opened once, when all 8 jobs were done." in page
+    assert re.search("Of “(scratch|SwAV), 100 % of labels, repeat [12]”", page)
+    assert "Highest true · score" in page
 
 
 def workers_of(out: Path) -> list[int]:

@@ -22,9 +22,11 @@ from volssl.evaluation.comparison import (
     robustness_table,
     summarise,
 )
+from volssl.evaluation.comparison_figures import robustness_figure
 from volssl.evaluation.comparison_page import Found, headline, write_comparison_page
 from volssl.evaluation.convergence import Course
 from volssl.evaluation.delong import delong_test
+from volssl.evaluation.examples import worked_examples
 
 FRACTIONS = {0.1: 12, 1.0: 120}
 PERTURBED = ("Gamma", "Rotation")
@@ -235,6 +237,32 @@ def test_the_same_page_twice_is_the_same_file(page: Path, found: Found, tmp_path
     }
     again = write_comparison_page(tmp_path / "again", found, simulated="These scans are simulated.", **told)
     assert again.read_bytes() == page.read_bytes()
+
+
+def test_the_page_shows_the_studies_that_it_is_given_and_whose_scores_they_have(found: Found, tmp_path: Path) -> None:
+    cases = table(1.0, 1)
+    image = np.random.default_rng(0).random((6, 8, 3))
+    outputs = ["bleed", "epidural"]
+    names = dict(zip(outputs, outputs, strict=True))
+    examples = worked_examples(cases, outputs, names=names, threshold=0.5, image_of=lambda _: image, of_each=1)
+    told = ("swav, 100 % of labels, repeat 1", examples)
+    page = write_comparison_page(
+        tmp_path, found, title="Did it help?", facts={}, equal=[], notes=[], simulated=None, examples=told
+    )
+    elements = Elements(page)
+    assert "Of “swav, 100 % of labels, repeat 1”" in elements.text
+    highest = cases[cases["y_bleed"] == 1]["p_bleed"].max()
+    assert f"Highest true · score {highest:.3f}" in elements.text
+    assert len(elements.pictures()) == 3 + 3 * 3  # of three studies, three slices each
+
+
+@pytest.mark.parametrize(("spread", "shown"), [(0.004, {"-1", "0", "1"}), (0.5, {"0", "100", "200"})])
+def test_the_axis_of_robustness_has_numbers_whether_the_changes_are_small_or_large(
+    spread: float, shown: set[str]
+) -> None:
+    svg = robustness_figure({"scratch": [answers(spread)]}, reference="scratch")
+    numbers = {text.replace("\N{MINUS SIGN}", "-") for text in re.findall(r"<!-- (\S+) -->", svg)}
+    assert shown <= numbers
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

@@ -10,6 +10,7 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from volssl.bundle.compare_examples import examples_of
 from volssl.bundle.compare_jobs import SCRATCH, Basis, Job, percent, plan_jobs, read_arms, read_basis
 from volssl.bundle.compare_results import found_of, read_results, write_tables
 from volssl.bundle.compare_runner import common_words, evaluate_all, train_all
@@ -93,6 +94,7 @@ def compare(
         equal=equal_lines(basis, jobs, split=split, words=words, cases=cases, draws=draws),
         notes=notes(jobs, out, split=split),
         simulated=simulated_notice(basis.store),
+        examples=examples_of(basis, jobs, split=split, boxes=Path(common["boxes"])),
     )
     console.print(summary_table(found, split))
     return [page, *write_tables(out, results, found)]

@@ -11,9 +11,8 @@ import volssl
 
 from volssl.cli import archive, training, evidence, bundles  # isort: skip  # the order in which --help lists them
 from volssl.cli.shared import app
-from volssl.engine.distributed import rank
 from volssl.errors import UsageError, file_error, unforeseen, user_error_in
-from volssl.progress import say
+from volssl.progress import is_first_process, say
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C, and shells expect
 TOGETHER = ("pretrain", "estimate", "finetune")  # what several processes of torchrun do together; the rest is for one
@@ -26,7 +25,7 @@ def _root(
     if version:
         typer.echo(volssl.__version__)
         raise typer.Exit
-    if rank() > 0 and context.invoked_subcommand not in TOGETHER:
+    if not is_first_process() and context.invoked_subcommand not in TOGETHER:
         raise typer.Exit
 
 

@@ -18,6 +18,7 @@ MARKS = "osD^vPX"
 WHISKERS = (5, 95)  # percentiles
 LINEAR = 100.0  # per cent of relative change; above, the axis is logarithmic: a small probability may move by thousands
 TICKS = (-100, -50, 0, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000)
+FEWEST_TICKS = 3  # of these; where fewer lie in sight, all changes are small and the axis is evenly divided
 
 
 def label_efficiency_figure(summary: pd.DataFrame, *, reference: str) -> str:
@@ -107,8 +108,9 @@ def robustness_figure(answers: Mapping[str, Sequence[pd.DataFrame]], *, referenc
     low, high = np.min(ends), np.max(ends)
     axes.set_yscale("symlog", linthresh=LINEAR, linscale=1.5)
     axes.set_ylim(max(low * 1.08, -105), high * 1.15)
-    axes.yaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low * 1.08 <= tick <= high * 1.15]))
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    seen = [tick for tick in TICKS if low * 1.08 <= tick <= high * 1.15]
+    axes.yaxis.set_major_locator(FixedLocator(seen) if len(seen) >= FEWEST_TICKS else MaxNLocator(nbins=7))
+    axes.yaxis.set_major_formatter("{x:,g}")
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xticks(range(len(ways)), ways)
     axes.tick_params(axis="x", length=0)

@@ -14,6 +14,7 @@ from volssl.evaluation.bootstrap import Interval
 from volssl.evaluation.comparison import RULE, interval_of
 from volssl.evaluation.comparison_figures import convergence_figure, label_efficiency_figure, robustness_figure
 from volssl.evaluation.convergence import Course
+from volssl.evaluation.examples import Example
 from volssl.evaluation.page import Picture, number, readable, svg_picture, write_page
 from volssl.evaluation.robustness import PERTURBATIONS
 
@@ -61,6 +62,7 @@ def write_comparison_page(
     equal: Sequence[str],
     notes: Sequence[str],
     simulated: str | None,
+    examples: tuple[str, Sequence[Example]] = ("", ()),
 ) -> Path:
     """Write `report.html` into `out`; returns the page.
 
@@ -71,6 +73,7 @@ def write_comparison_page(
         equal: what was the same for all, a line each.
         notes: on which patients was chosen and which were opened, a line each.
         simulated: text of the banner that says the data are simulated; None where they are not.
+        examples: studies to look at, and whose scores they show.
     """
     summary = found.summary
     outputs = [found.output, *(name for name in dict.fromkeys(summary["output"]) if name != found.output)]
@@ -97,6 +100,9 @@ def write_comparison_page(
         perturbations=", ".join(map(str, PERTURBATIONS)),
         equal=equal,
         notes=notes,
+        examples_of=examples[0],
+        examples=examples[1],
+        has_slices="slices" in outputs,
     )
 
 
