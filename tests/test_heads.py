@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -77,6 +78,23 @@ def test_features_of_two_series_are_joined_and_slices_are_those_of_the_first(joi
         assert torch.allclose(logits[1], alone[1], atol=1e-5)  # one series alone
         assert torch.allclose(logits[:, 3:], alone[:, 3:], atol=1e-5)
         assert torch.allclose(both(first), alone)
+
+
+@pytest.mark.parametrize("join", ["mean", "max"])
+def test_batch_statistics_are_of_the_series_that_are_there(join: str) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder("PaperDenseNet", settings=SMALL["PaperDenseNet"])
+    network = TaskNetwork(copy.deepcopy(encoder), types=2, slices=0, dropout=0.0, join=join).train()
+    first, second = torch.rand(3, 1, 32, 32, 8), torch.rand(3, 1, 32, 32, 8)
+    second[1] = 0
+    logits = network(torch.cat([first, second], dim=1))
+    own, other = encoder.train().pooled(torch.cat([first, second[[0, 2]]])).tensor_split([3])
+    other = torch.stack([other[0], own[1], other[1]])
+    assert torch.allclose(
+        logits, network.labels((own + other) / 2 if join == "mean" else torch.maximum(own, other)), atol=1e-5
+    )
+    for mine, theirs in zip(network.encoder.buffers(), encoder.buffers(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_both_series_teach_the_encoder() -> None:

@@ -72,7 +72,7 @@ class TaskNetwork(nn.Module):
         flips: in evaluation mode, give the mean of the logits of a volume and of its left-right mirror image.
         join: how the pooled features of two series of a study are joined, `mean` or `max`. Each goes through the one
             encoder, whose batch they share. A mean keeps features of the size of one series', which a study without a
-            second one has; a maximum lets one series say it alone. None looks at one series.
+            second one has; a maximum lets one series say it alone. None, or an empty word, looks at one series.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TaskNetwork(nn.Module):
         join: str | None = None,
     ) -> None:
         super().__init__()
-        self.encoder, self.flips, self.join = encoder, flips, join
+        self.encoder, self.flips, self.join = encoder, flips, join or None
         self.dropout = nn.Dropout(dropout)
         self.labels = nn.Linear(encoder.dim, volume + types)
         self.slices = (
@@ -95,7 +95,7 @@ class TaskNetwork(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, R, A, S), or (B, 2 C, R, A, S) where series are joined -> logits (B, volume + types + slices)."""
+        """(B, C, R, A, S), or (B, 2 C, R, A, S) of two series to join -> logits (B, volume + types + slices)."""
         if self.flips and not self.training:
             return (self.logits(x) + self.logits(x.flip([2]))) / 2
         return self.logits(x)
@@ -106,7 +106,7 @@ class TaskNetwork(nn.Module):
 
     def with_pyramid(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The logits, and the encoder's pyramid of the first series, whose slices they are."""
-        if self.join is None:
+        if self.join is None or x.shape[1] == self.encoder.in_channels:
             pyramid: list[Tensor] = self.encoder(x)
             feature = self.encoder.pool(pyramid)
         else:
@@ -116,15 +116,20 @@ class TaskNetwork(nn.Module):
         return logits, pyramid
 
     def joined(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The feature of two series, (B, dim), and the pyramid of the first; a second one of zeros alone is none."""
-        channels = self.encoder.in_channels
+        """The feature of two series, (B, dim), and the pyramid of the first; a second one of zeros alone is none.
+
+        While training, batch statistics are of the series that are there. Else zeros are encoded too and passed over:
+        that needs no look at values, so that the network can be traced, exported, and built without memory.
+        """
+        batch, channels = x.shape[0], self.encoder.in_channels
         first, second = x[:, :channels], x[:, channels:]
-        there = second.flatten(1).any(dim=1)
-        pyramid = self.encoder(torch.cat([first, second[there]]) if there.any() else first)
-        feature, other = self.encoder.pool(pyramid).tensor_split([len(x)])
-        own = feature[there]
-        both = torch.maximum(own, other) if self.join == "max" else (own + other) / 2
-        return feature.index_put((there,), both), [level[: len(x)] for level in pyramid]
+        there = (second != 0).flatten(1).any(dim=1)
+        pyramid = self.encoder(torch.cat([first, second[there] if self.training else second]))
+        pooled = self.encoder.pool(pyramid)
+        own, other = pooled[:batch], pooled[batch:]
+        other = own.masked_scatter(there[:, None], other) if self.training else torch.where(there[:, None], other, own)
+        feature = torch.maximum(own, other) if self.join == "max" else (own + other) / 2
+        return feature, [level[:batch] for level in pyramid]
 
 
 class NeighbourNetwork(nn.Module):
