@@ -86,6 +86,19 @@ def test_onnx_is_free_in_plane_and_with_a_head_for_slices_of_their_number(
         torch.testing.assert_close(onnx_answer(path, image), network(image), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_network_that_joins_series_keeps_what_it_says_of_one_series_alone(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = TaskNetwork(PaperDenseNet(init_features=4, growth=2, compress=8), slices=8, join="mean").eval()
+    artefact, path = written(name, network, TINY, tmp_path)
+    assert artefact.compared_at[0] == (1, 2, *TINY)
+    image = torch.rand(2, 2, *TINY)
+    image[1, 1] = 0
+    with torch.no_grad():
+        torch.testing.assert_close(FORMATS[name][2](path)(image), network(image), rtol=0, atol=1e-5)
+        torch.testing.assert_close(network(image)[1], network(image[1:, :1])[0], rtol=0, atol=1e-5)
+
+
 def test_a_trace_that_fixed_the_size_is_told_to_be_of_that_size(tmp_path: Path) -> None:
     artefact, path = written("torchscript", Toy(), (8, 8, 4), tmp_path)
     assert (artefact.way, artefact.free) == ("tracing", "B")

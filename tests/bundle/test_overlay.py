@@ -76,6 +76,29 @@ def test_occlusion_finds_the_corner_that_alone_is_looked_at() -> None:
     assert found.grid[8:].max() == found.grid[:, 8:].max() == found.grid[:, :, 8:].max() == 0
 
 
+def test_of_two_joined_series_the_map_is_of_the_first_and_zeros_are_none() -> None:
+    torch.manual_seed(0)
+    network = TaskNetwork(PaperDenseNet(), types=1, slices=4, join="mean").eval()
+    image = torch.rand(1, 2, 32, 32, 4)
+    found = saliency(network, image, column=1)
+    level = deepest(network.encoder, (32, 32, 4))
+    maps = network.encoder(image[:, :1])[level]
+
+    def from_level(level: Tensor) -> Tensor:
+        for pool, block in zip(network.encoder.pools[2:], network.encoder.blocks[2:], strict=True):
+            level = block(pool(level))
+        return network.labels(network.encoder.pool([level]) / 2)[0, 1]  # the other half is of the second
+
+    (gradient,) = torch.autograd.grad(from_level(maps), maps)
+    wanted = functional.relu((gradient * maps).sum(dim=1, keepdim=True))
+    wanted = functional.interpolate(wanted, size=(32, 32, 4), mode="trilinear")[0, 0]
+    assert torch.allclose(found.grid, scaled(wanted), atol=1e-4)
+    swin = TaskNetwork(SwinUNETR(feature_size=12, window_size=4), types=0, slices=0, join="mean").eval()
+    image = torch.cat([torch.rand(1, 1, 32, 32, 32), torch.zeros(1, 1, 32, 32, 32)], dim=1)
+    alone = saliency(swin, image[:, :1], column=0)
+    assert torch.equal(saliency(swin, image, column=0).grid, alone.grid)
+
+
 @pytest.mark.parametrize(
     ("encoder", "size", "method"),
     [

@@ -12,10 +12,10 @@ from torch import Tensor
 from tests.scans import ArrayScan, noise_scan
 from volssl.tasks.cache import BoxCache, cache_key
 from volssl.tasks.hemorrhage import TYPES, Hemorrhage
-from volssl.tasks.series import box_in
 from volssl.tasks.views import TaskViews, move_in_plane
-from volssl.transforms.head_box import BoxInfo
+from volssl.transforms.head_box import BoxInfo, box_in
 from volssl.transforms.intensity import adjust
+from volssl.transforms.resample import FloatBox
 
 GRID = (16, 20, 8)
 LABELS = pd.DataFrame([{"hemorrhage": 1, **dict.fromkeys(TYPES, 0), "slice_indices": [4]}], index=["scan1"])
@@ -201,8 +201,14 @@ def test_a_box_is_the_same_millimetres_of_another_series() -> None:
     other = coronal(np.zeros((40, 11, 32), np.int16), corner_mm=(-7.0, 14.0, 3.5))
     # From the other's corner: 21 to 35 mm along R, 14 to 70 along A, 3.5 to 45.5 along S.
     box = ((4.0, 8.0), (8.0, 24.0), (1.0, 7.0))
-    assert np.allclose(box_in(other, axial, box), [(6, 10), (1, 5), (1, 13)])
-    assert box_in(coronal(other.array, corner_mm=(500.0, 0.0, 0.0)), axial, box) is None
+    info = BoxInfo(box, GRID, axial.shape, axial.spacing_mm)
+
+    def there(second: ArrayScan) -> FloatBox | None:
+        place = {"other_shape": second.shape, "other_spacing_mm": second.spacing_mm}
+        return box_in(info, axial.affine, other_affine=second.affine, **place)
+
+    assert np.allclose(there(other), [(6, 10), (1, 5), (1, 13)])
+    assert there(coronal(other.array, corner_mm=(500.0, 0.0, 0.0))) is None
 
 
 @pytest.mark.parametrize("cached", [False, True])

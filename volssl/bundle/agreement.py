@@ -67,7 +67,7 @@ def is_plain(value: Any) -> bool:
 def refuse_other_input(config: Mapping[str, Any], facts: BundleFacts) -> None:
     """Raise a ValueError where the config feeds or names something else than the metadata, or too much."""
     contract = facts.contract
-    if min(contract.grid) < 1 or math.prod(contract.grid) * contract.channels > LARGEST_INPUT:
+    if min(contract.grid) < 1 or math.prod(contract.grid) * facts.channels > LARGEST_INPUT:
         size = "×".join(str(n)[:9] for n in contract.grid)
         raise ValueError(f"an input of {size} voxels is none, or more than volssl makes")
     kinds, sizes = config.get("kinds", []), config.get("sizes", [])
@@ -84,6 +84,7 @@ def refuse_other_input(config: Mapping[str, Any], facts: BundleFacts) -> None:
         ("window_hu", config["window_hu"], as_list(contract.window_hu or ())),
         ("modality", config["modality"] if modality == "@modality" else modality, contract.modality),
         ("place", config.get("place", "middle" if facts.dim else "head"), facts.box),
+        ("join", config.get("join", ""), facts.join),
         ("slices", config.get("slices", facts.slices), facts.slices),
         ("volume", config.get("volume", facts.volume), facts.volume),
         ("types", config.get("types", types), types),
@@ -123,7 +124,7 @@ def refuse_other_answer(network: nn.Module, facts: BundleFacts) -> None:
     for module in network.modules():
         module.register_forward_hook(see)
     with torch.no_grad():
-        answer = network.eval()(torch.empty(1, facts.contract.channels, *facts.contract.grid, device="meta"))
+        answer = network.eval()(torch.empty(1, facts.channels, *facts.contract.grid, device="meta"))
     wanted = facts.dim or len(facts.labels) + facts.slices
     if tuple(answer.shape) != (1, wanted):
         raise ValueError(f"the network answers with {answer.shape[-1]} columns, metadata name {wanted}")

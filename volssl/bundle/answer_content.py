@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,27 @@ def answer(
         else {"value": distance, "usual": facts.ranges.distance},
         "preprocessing": preprocessing(facts, volume, info),
     }
+
+
+def joined(facts: BundleFacts, second: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What an answer says of the series that were joined; nothing of a bundle that looks at each alone.
+
+    Args:
+        second: where the study's coronal series was cut (`HeadBoxd`); None where it has none.
+    """
+    if not facts.join:
+        return {}
+    if second is None:
+        return {"joined": {"features": facts.join, "second_series": None}}
+    info = BoxInfo.from_dict(second)
+    told = {
+        "plane": "coronal",
+        "voxels": list(info.scan_shape),
+        "spacing_mm": rounded(info.spacing_mm),
+        "box_voxels": [rounded(edges) for edges in info.box],
+        "box": "of its own head, as its millimetres are of another space" if second["own_head"] else "of the first",
+    }
+    return {"joined": {"features": facts.join, "second_series": told}}
 
 
 def answered(facts: BundleFacts, pred: Tensor, volume: Volume, info: BoxInfo) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from volssl.bundle.answer_content import answer, notice
+from volssl.bundle.answer_content import answer, joined, notice
 from volssl.bundle.answer_keys import AnswerKeys
 from volssl.bundle.metadata import BundleFacts, read_facts
 from volssl.bundle.ranges import PooledFeature, measure
@@ -122,7 +122,9 @@ class AnswerWriter:
         except Exception as error:  # noqa: BLE001  (one study; the others go on)
             self.studies.failures.append(Failure(study, unforeseen(error, "Answering for it").sentence))
             return
-        self.keys.enter(study, path.name, batch["volume"].origin)
+        for volume in (batch["volume"], batch["second_volume"]):
+            if volume is not None:
+                self.keys.enter(study, path.name, volume.origin)
         write_text(path, text)
         self.latest = Answer(path, content, study.path)
         self.answers.append(self.latest)
@@ -144,7 +146,8 @@ class AnswerWriter:
             raise RefusedError("failed", "The network's answer is not finite.")
         volume, info = batch["volume"], BoxInfo.from_dict(batch["image_box"])
         scan = measure(volume.read, info=info, image=batch["image"][0], modality=volume.modality, feature=feature)
-        return answer(self.facts, pred, volume=volume, info=info, study=key, scan=scan, space=self.space)
+        told = answer(self.facts, pred, volume=volume, info=info, study=key, scan=scan, space=self.space)
+        return told | joined(self.facts, batch.get("image_second_box"))
 
     def finish(self, engine: Engine) -> None:  # noqa: ARG002
         """Write the tables, and show which answer is whose.

@@ -142,7 +142,12 @@ def compared_shapes(
     r, a, s = (n + step * (axis in axes) for n, step, axis in zip(grid, stride, "RAS", strict=True))
     for size in dict.fromkeys((grid, (r, a, s))):
         for volumes in (1, 2) if batch else (1,):
-            yield (volumes, contract.channels, *size)
+            yield (volumes, fed_channels(network, contract), *size)
+
+
+def fed_channels(network: nn.Module, contract: InputContract) -> int:
+    """Of the network's input: those of the contract, twice where it joins two series."""
+    return contract.channels * (2 if getattr(network, "join", None) else 1)
 
 
 def deepest_stride(network: nn.Module) -> Size:
@@ -152,22 +157,30 @@ def deepest_stride(network: nn.Module) -> Size:
 
 
 def largest_difference(artefact: Network, network: nn.Module, shapes: Sequence[tuple[int, ...]]) -> float:
-    """Of any output, on noise of these shapes; infinite where one is no number."""
+    """Of any output, on noise of these shapes; infinite where one is no number.
+
+    Where series are joined, also with a first volume that has no second one.
+    """
     found = 0.0
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for shape in shapes:
-            image = torch.rand(shape, generator=draws)
-            theirs, ours = artefact(image), network(image)
-            if theirs.shape != ours.shape or not torch.isfinite(theirs).all():
-                return float("inf")
-            found = max(found, float((theirs - ours).abs().max()))
+            images = [torch.rand(shape, generator=draws)]
+            if getattr(network, "join", None):
+                images.append(images[0].clone())
+                images[1][0, shape[1] // 2 :] = 0
+            for image in images:
+                theirs, ours = artefact(image), network(image)
+                if theirs.shape != ours.shape or not torch.isfinite(theirs).all():
+                    return float("inf")
+                found = max(found, float((theirs - ours).abs().max()))
     return found
 
 
-def example(contract: InputContract, batch: bool) -> Tensor:
+def example(network: nn.Module, contract: InputContract, batch: bool) -> Tensor:
     """What a format looks at: two volumes where the batch is free, for one is taken for a fixed size."""
-    return torch.rand(1 + batch, contract.channels, *contract.grid, generator=torch.Generator().manual_seed(1))
+    size = (1 + batch, fed_channels(network, contract), *contract.grid)
+    return torch.rand(size, generator=torch.Generator().manual_seed(1))
 
 
 def write_scripted(path: Path, network: nn.Module, contract: InputContract, axes: str, batch: bool) -> None:
@@ -179,7 +192,7 @@ def write_scripted(path: Path, network: nn.Module, contract: InputContract, axes
 def write_traced(path: Path, network: nn.Module, contract: InputContract, axes: str, batch: bool) -> None:
     """TorchScript from what the network does with one volume."""
     del axes
-    traced = torch.jit.trace(network, example(contract, batch), check_trace=False)  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(network, example(network, contract, batch), check_trace=False)  # type: ignore[no-untyped-call]
     torch.jit.save(traced, path)
 
 
@@ -188,7 +201,7 @@ def write_onnx(path: Path, network: nn.Module, contract: InputContract, axes: st
     names = {index: axis for index, axis in enumerate("RAS", start=2) if axis in axes} | ({0: "B"} if batch else {})
     torch.onnx.export(
         network,
-        (example(contract, batch),),
+        (example(network, contract, batch),),
         path,
         input_names=["image"],
         output_names=["pred"],
@@ -212,7 +225,7 @@ def write_exported(path: Path, network: nn.Module, contract: InputContract, axes
         if n % stride or n // stride < LEAST_PARTS:
             raise ValueError(f"axis {axis} has {n} voxels, no {LEAST_PARTS} or more times {stride}")
         dims[index] = stride * torch.export.Dim(axis, min=LEAST_PARTS, max=MOST // stride)
-    program = torch.export.export(network, (example(contract, batch),), dynamic_shapes=(dims,))
+    program = torch.export.export(network, (example(network, contract, batch),), dynamic_shapes=(dims,))
     torch.export.save(program, path)
 
 

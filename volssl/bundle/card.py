@@ -10,7 +10,6 @@ from volssl.bundle.answer_content import RESEARCH
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.packing import Packed
 from volssl.bundle.ranges import written
-from volssl.contract import InputContract
 
 STATUS = {
     True: "**Trained on simulated data** (`volssl simulate`): nothing here says anything about patients.",
@@ -54,7 +53,7 @@ def model_card(recipe: str, packed: Packed, facts: BundleFacts, *, marked: bool 
         "status": f"{STATUS[facts.simulated]} **{RESEARCH}**",
         "data": f"{STATUS[facts.simulated]} {packed.began} In all they saw {packed.patients} patients. {seen(facts)}"
         f"\n\n{NO_DATA}",
-        "tensors": f"Input: {looked_at(contract)}; {grid} voxels of {spacing} mm along right, anterior, superior.\n\n"
+        "tensors": f"Input: {looked_at(facts)}; {grid} voxels of {spacing} mm along right, anterior, superior.\n\n"
         + (
             f"Output: a feature of {facts.dim} numbers."
             if facts.dim
@@ -84,13 +83,15 @@ def counted(channels: int) -> str:
     return "one channel" if channels == 1 else f"{channels} channels"
 
 
-def looked_at(contract: InputContract) -> str:
+def looked_at(facts: BundleFacts) -> str:
     """`one channel of CT, window with center 55 and width 200 HU mapped to [0, 1]`."""
+    contract = facts.contract
     scaled = [f"window with center {center:g} and width {width:g} HU" for center, width in contract.windows_hu]
     if "MR" in contract.modality:
         scaled.append("percentiles .5 and 99.5 of MR" if scaled else "percentiles .5 and 99.5")
     low, high = contract.value_range
-    return f"{counted(contract.channels)} of {contract.modality}, {', '.join(scaled)} mapped to [{low:g}, {high:g}]"
+    told = f"{counted(contract.channels)} of {contract.modality}, {', '.join(scaled)} mapped to [{low:g}, {high:g}]"
+    return f"{told}, then the same of the study's coronal series, zeros without one" if facts.join else told
 
 
 def seen(facts: BundleFacts) -> str:

@@ -126,6 +126,7 @@ def facts_of(packed: Packed, folder: Path, recipe: Path) -> BundleFacts:
         dim=packed.dim,
         contract=packed.contract,
         box=packed.box,
+        join=packed.join,
         weights_sha256=hashes[WEIGHTS],
         simulated=known.simulated if known else None,
         ranges=replace(known.ranges, features_sha256=hashes.get(FEATURES, "")) if known else None,
@@ -139,15 +140,16 @@ def metadata_of(recipe: Path, facts: BundleFacts, figures: Mapping[str, Any] | N
     image, pred = (
         values["network_data_format"][side][name] for side, name in (("inputs", "image"), ("outputs", "pred"))
     )
-    image["num_channels"] = facts.contract.channels
+    image["num_channels"] = facts.channels
     image["modality"], image["format"] = facts.contract.modality, UNITS[facts.contract.modality]
-    image["channel_def"] = {str(index): "image" for index in range(facts.contract.channels)}
+    series = ["image"] * facts.contract.channels + ["coronal series of the study"] * facts.contract.channels
+    image["channel_def"] = {str(index): series[index] for index in range(facts.channels)}
     image["spatial_shape"] = list(facts.contract.grid)
     pred["num_channels"] = facts.dim or len(columns)
     pred["channel_def"] = {str(index): name for index, name in enumerate(columns)}
     if facts.dim:
         values["pred_classes"] = f"a feature of {facts.dim} numbers that describes the volume"
-    values["image_classes"] = looked_at(facts.contract)
+    values["image_classes"] = looked_at(facts)
     return values | {
         "monai_version": version("monai"),
         "pytorch_version": torch.__version__.split("+")[0],
@@ -196,8 +198,8 @@ def compare(checked: CheckedBundle, packed: Packed) -> None:
     """Raise where the bundle's network, as its config builds it, differs from the run's."""
     network = build(checked.config, "network_def")
     fill(network, read_weights(checked.root), source=checked.root / WEIGHTS)
-    contract = checked.facts.contract
-    image = torch.rand(1, contract.channels, *contract.grid, generator=torch.Generator().manual_seed(0))
+    facts = checked.facts
+    image = torch.rand(1, facts.channels, *facts.contract.grid, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         difference = float((network.eval()(image) - packed.network(image)).abs().max())
     if not difference <= SAME:

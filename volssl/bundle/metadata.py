@@ -13,6 +13,7 @@ from volssl.bundle.ranges import TrainingRanges
 from volssl.bundle.shipped import EMBEDDING, TASK_BUNDLES
 from volssl.contract import InputContract
 from volssl.errors import UserError
+from volssl.tasks.series import JOINS
 
 METADATA = Path("configs") / "metadata.json"
 SECTION = "volssl"  # of metadata.json
@@ -36,6 +37,7 @@ class BundleFacts:
         dim: length of the feature that is the answer of a bundle that embeds; 0 for one that has labels.
         contract: what the network is fed.
         box: where that is cut from a scan: `head`, `foreground`, or `middle` for an embedding.
+        join: how features of an axial and a coronal series of a study are joined; empty looks at each alone.
         weights_sha256: of models/model.pt.
         simulated: whether the training data were simulated; None where nobody knows.
         ranges: of the training volumes; None where they were not at hand when the bundle was written.
@@ -53,6 +55,12 @@ class BundleFacts:
     weights_sha256: str
     simulated: bool | None
     ranges: TrainingRanges | None
+    join: str = ""
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input: those of the contract, for each of the series that are joined."""
+        return self.contract.channels * (2 if self.join else 1)
 
     def section(self) -> dict[str, Any]:
         """The part of metadata.json that is volssl's own."""
@@ -64,6 +72,7 @@ class BundleFacts:
             "slices": self.slices,
             "dim": self.dim,
             "box": self.box,
+            "join": self.join,
             "input_contract": self.contract.as_dict(),
             "weights_sha256": self.weights_sha256,
             "simulated_training_data": self.simulated,
@@ -118,6 +127,7 @@ def read_facts(bundle: Path) -> BundleFacts:
             weights_sha256=text(section, "weights_sha256"),
             simulated=typed(section, "simulated_training_data", bool, type(None)),
             ranges=None if ranges is None else TrainingRanges.from_dict(ranges),
+            join=typed({"join": section.get("join", "")}, "join", str),  # not in bundles of before there was one
         )
         refuse_contradiction(facts)
         return facts
@@ -158,6 +168,7 @@ def refuse_contradiction(facts: BundleFacts) -> None:
     for wrong, what in (
         (facts.task not in (*TASK_BUNDLES, EMBEDDING), f"there is no task {facts.task}"),
         (facts.box not in BOXES, f"there is no box {facts.box}"),
+        (facts.join not in ("", *JOINS), f"series are not joined by {facts.join}"),
         (not re.fullmatch("[0-9a-f]{64}", facts.weights_sha256), "weights_sha256 is no SHA-256"),
         (len(set(facts.labels)) < len(facts.labels), "two labels are the same"),
         (set(facts.labels) & set(COLUMNS), f"a label is one of {', '.join(COLUMNS)}, as other columns are"),

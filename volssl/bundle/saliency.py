@@ -49,7 +49,8 @@ def saliency(network: nn.Module, image: Tensor, column: int) -> Saliency:
 
     Args:
         network: a `TaskNetwork` or a `SlabNetwork`; it is copied.
-        image: (1, C, R, A, S), what the network is fed.
+        image: (1, C, R, A, S), what the network is fed. Of two series that it joins the map is of the first;
+            occlusion hides a part of both at once.
         column: of its logits.
     """
     twin = copy.deepcopy(network).eval().requires_grad_(True)
@@ -58,6 +59,8 @@ def saliency(network: nn.Module, image: Tensor, column: int) -> Saliency:
     twin.flips = False  # type: ignore[assignment]
     encoder = twin.encoder
     assert isinstance(encoder, Encoder)
+    if getattr(twin, "join", None) and not image[:, encoder.in_channels :].any():
+        image = image[:, : encoder.in_channels]  # zeros are no second series, but what hides a part of them would be
     levels = cam_levels(encoder)
     size = (int(image.shape[2]), int(image.shape[3]), int(image.shape[4]))
     if not levels:

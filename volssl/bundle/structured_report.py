@@ -70,7 +70,8 @@ class Reports:
             return
         evidence, held = list[Dataset](), io.BytesIO()
         try:
-            evidence = headers(batch["study"], batch["volume"])
+            volumes = [volume for volume in (batch["volume"], batch["second_volume"]) if volume is not None]
+            evidence = [header for volume in volumes for header in headers(batch["study"], volume)]
             document = report(self.writer.facts, answer, evidence, volume=batch["volume"], research=self.research)
             document.save_as(held, enforce_file_format=True)
         except UserError as refusal:
@@ -175,10 +176,13 @@ def report(
     contains = hd.sr.RelationshipTypeValues.CONTAINS
     notice = answer.content["notice"]
     said = [f"FOR RESEARCH ONLY. {notice}" if research else notice, *answer.content["warnings"]]
-    series = str(evidence[0].SeriesInstanceUID)
+    series = dict.fromkeys(str(one.SeriesInstanceUID) for one in evidence)
     content[0].ContentSequence.extend(
         [
-            hd.sr.UIDRefContentItem(codes.DCM.SeriesInstanceUID, hd.UID(series), relationship_type=contains),
+            *(
+                hd.sr.UIDRefContentItem(codes.DCM.SeriesInstanceUID, hd.UID(uid), relationship_type=contains)
+                for uid in series
+            ),
             *(hd.sr.TextContentItem(codes.DCM.Comment, text, relationship_type=contains) for text in said),
             *(image_item(one) for one in most_suspect(answer, evidence, volume)),
         ]

@@ -26,6 +26,7 @@ from volssl.data.training import sides
 from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL
 from volssl.progress import say, track
+from volssl.tasks import TaskViews
 from volssl.tensors import load_tensors, save_tensors
 from volssl.transforms.head_box import BoxInfo
 from volssl.views.base import Scan
@@ -58,9 +59,15 @@ def training_data(run: Path, model: FineTuned) -> TrainingData | None:
     def look() -> TrainingData:
         config = read_config(run / CONFIG)
         store = Store.open(Path(config["dataset_dir"]))
-        labelled = set(labels_for(model.task, store, Path(config["labels"])).index)
+        labels = labels_for(model.task, store, Path(config["labels"]))
+        views = TaskViews(model.task, labels, scan_of=store.scan)
         return measured(
-            model.network, model.task.preprocess, store, labelled, patients=model.facts["patients"], fold=model.fold
+            model.network,
+            views.unchanged,
+            store,
+            set(labels.index),
+            patients=model.facts["patients"],
+            fold=model.fold,
         )
 
     return kept_or(run, MODEL, look)

@@ -65,7 +65,12 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "window_hu": "@window_hu",
     },
     "volssl.bundle.weights.BundleWeights": {"bundle_root": "@bundle_root", "network": "@network_def"},
-    "volssl.data.studies.Studies": {"data": "@dataset_dir", "transform": "@preprocessing", "modality": ANY},
+    "volssl.data.studies.Studies": {
+        "data": "@dataset_dir",
+        "transform": "@preprocessing",
+        "modality": ANY,
+        "join": "@join",
+    },
     "volssl.encoders.DenseNet121": {"in_channels": ANY, "init_features": ANY, "growth": ANY, "checkpointing": ANY},
     "volssl.encoders.PaperDenseNet": {
         "in_channels": ANY,
@@ -91,6 +96,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
         "types": ANY,
         "slices": ANY,
         "flips": ANY,
+        "join": "@join",
     },
     "volssl.slabs.SlabNetwork": {"encoder": ANY, "suspects": ANY, "flips": ANY},
     "volssl.slabs.SuspectNetwork": {},

@@ -19,6 +19,7 @@ from volssl.data.dicom.series import Series
 from volssl.data.discovery import discover
 from volssl.data.manifest import intensities
 from volssl.data.sources import Refused, Source, gather
+from volssl.data.study_series import paired
 from volssl.data.unforeseen import unforeseen
 from volssl.data.volume import RefusedError, Volume
 from volssl.errors import UserError
@@ -58,6 +59,8 @@ class Studies(IterableDataset[dict[str, Any]]):
     """Yields one batch a volume: `image` (1, channels, *grid), what the transform left beside it, `study`, `volume`.
 
     `place` beside them counts the volumes of a study from 0. `foreground` and `intensity` are as in a store's manifest.
+    Where series are joined, `second_volume` is the coronal series beside the volume, which has no batch of its own, or
+    None; the transform is given it as `second`.
 
     The headers are read first, the voxels of a volume when its turn comes. A study that cannot be read, is of another
     modality, or fails in the transform stops no other: it stands in `failures` once the iteration has passed it.
@@ -68,6 +71,7 @@ class Studies(IterableDataset[dict[str, Any]]):
             `foreground` and `intensity`.
         modality: what the network was trained on, `CT`, `MR` or `CT+MR`; another is refused.
         files_modality: `CT` or `MR`, what the files are that do not say it; None tells it from the values.
+        join: how the network joins an axial and a coronal series of a study; empty answers for each alone.
 
     Attributes:
         failures: of the last iteration.
@@ -80,9 +84,10 @@ class Studies(IterableDataset[dict[str, Any]]):
         transform: Callable[[dict[str, Any]], dict[str, Any]],
         modality: str = "CT",
         files_modality: str | None = None,
+        join: str = "",
     ) -> None:
         self.data, self.transform = data, transform
-        self.modality, self.files_modality = modality, files_modality
+        self.modality, self.files_modality, self.join = modality, files_modality, join
         self.failures: list[Failure] = []
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -96,10 +101,11 @@ class Studies(IterableDataset[dict[str, Any]]):
             except UserError as error:
                 self.failures.append(Failure(study, str(error)))
                 continue
-            for place, volume in enumerate(volumes):
+            for place, (volume, second) in enumerate(self.pairs(volumes)):
+                beside = {"second": None if second is None else as_image(second)} if self.join else {}
                 try:
                     sample = self.transform(
-                        {"image": as_image(volume), "modality": volume.modality, **described(volume)}
+                        {"image": as_image(volume), "modality": volume.modality, **described(volume), **beside}
                     )
                 # MONAI's Compose makes a RuntimeError of whatever a transform raises
                 except (RuntimeError, ValueError, MemoryError) as error:
@@ -108,7 +114,15 @@ class Studies(IterableDataset[dict[str, Any]]):
                 except Exception as error:  # noqa: BLE001  (one study; the others go on)
                     self.failures.append(Failure(study, unforeseen(error, "Preparing it").sentence))
                     continue
-                yield sample | {"image": sample["image"][None], "study": study, "volume": volume, "place": place}
+                told = {"study": study, "volume": volume, "place": place, "second_volume": second}
+                yield sample | {"image": sample["image"][None], **told}
+
+    def pairs(self, volumes: Sequence[Volume]) -> list[tuple[Volume, Volume | None]]:
+        """The volumes of a study that are answered for, each with the one that is joined to it."""
+        if not self.join:
+            return [(volume, None) for volume in volumes]
+        pairs = paired([volume.spacing_mm for volume in volumes])
+        return [(volumes[own], None if other is None else volumes[other]) for own, other in pairs.items()]
 
 
 def first_line(error: BaseException) -> str:

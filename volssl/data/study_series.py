@@ -1,4 +1,4 @@
-"""Coronal series beside the axial ones of a study: rows of a label table that become one (Ghesu et al. 2022, 4.5)."""
+"""Coronal series beside the axial ones of a study, which are answered for as one (Ghesu et al. 2022, 4.5)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,6 @@ THICKER = 1.1  # how much wider than along S the voxels of a coronal series are 
 def join_series(store: Store, table: pd.DataFrame) -> pd.DataFrame:
     """Take the coronal series of studies that have an axial one for a second input of it, and for no sample of its own.
 
-    A store does not say how a volume was acquired: the plane across its longest voxels is taken for it. A study's other
-    series stay samples: several axial ones each have the coronal one beside them; a study of coronal ones alone, and
-    sagittal ones, are answered for by themselves.
-
     Args:
         table: a joined label table.
 
@@ -28,17 +24,33 @@ def join_series(store: Store, table: pd.DataFrame) -> pd.DataFrame:
         series the id of the one of the thinnest slices, or None.
     """
     rows = store.columns("id", "study", "modality", "spacing_mm").to_pandas().set_index("id").loc[table.index]
-    plane = rows["spacing_mm"].map(plane_of)
-    study = rows["study"] + " " + rows["modality"]
-    coronal = rows[plane == "coronal"].assign(slice_mm=lambda part: part["spacing_mm"].map(lambda mm: mm[1]))
-    thinnest = coronal.sort_values("slice_mm", kind="stable").groupby(study.loc[coronal.index]).head(1)
-    beside = dict(zip(study.loc[thinnest.index], thinnest.index, strict=True))
-    axial = plane == "axial"
-    second = study.map(beside).where(axial, None)
-    dropped = (plane == "coronal") & study.isin(study[axial])
-    joined = table.assign(**{SECOND: second.astype(object).where(second.notna(), None)})[~dropped]
+    second: dict[str, str | None] = {}
+    for _, study in rows.groupby(["study", "modality"]):
+        pairs = paired(study["spacing_mm"].tolist())
+        second |= {study.index[own]: None if other is None else study.index[other] for own, other in pairs.items()}
+    joined = table[table.index.isin(second)]
+    joined = joined.assign(**{SECOND: pd.Series([second[key] for key in joined.index], joined.index, dtype=object)})
     say(f"{joined[SECOND].notna().sum()} of {counted(len(joined), 'volume')} have a coronal series beside them")
     return joined
+
+
+def paired(spacings_mm: Sequence[Sequence[float]]) -> dict[int, int | None]:
+    """Which series of a study are answered for, and which is looked at beside each: places among them, or None.
+
+    Neither files nor stores say how a volume was acquired: the plane across its longest voxels is taken for it. Each
+    axial series has the coronal one of the thinnest slices beside it, of equals the first; coronal ones are then not
+    answered for. A study of coronal series alone, and sagittal ones, are answered for by themselves.
+
+    Args:
+        spacings_mm: voxel size along R, A, S of each series of one study and modality.
+    """
+    rounded = [[round(mm, 6) for mm in spacing_mm] for spacing_mm in spacings_mm]  # as a store has them
+    planes = [plane_of(mm) for mm in rounded]
+    coronal = [place for place, plane in enumerate(planes) if plane == "coronal"]
+    if not coronal or "axial" not in planes:
+        return dict.fromkeys(range(len(planes)))
+    thinnest = min(coronal, key=lambda place: rounded[place][1])
+    return {place: thinnest if plane == "axial" else None for place, plane in enumerate(planes) if plane != "coronal"}
 
 
 def plane_of(spacing_mm: Sequence[float]) -> str:

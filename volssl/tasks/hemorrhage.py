@@ -93,17 +93,8 @@ class Hemorrhage(Task):
 
     @property
     def inference_values(self) -> dict[str, Any]:
-        """How many types the network answers for.
-
-        Raises:
-            UserError: for a task that joins series: a bundle looks at each alone.
-        """
-        if self.join:
-            raise UserError(
-                f"the run joins two series of a study (task::join={self.join}); a bundle answers for each alone, which "
-                "is not what was evaluated: fine-tune without task::join to export"
-            )
-        return {"types": len(self.types)}
+        """How many types the network answers for, and how it joins series."""
+        return {"types": len(self.types), "join": self.join or ""}
 
     def preprocess(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
         """The head box of a scan: (channels, *grid) float32 in [0, 1].

@@ -15,8 +15,8 @@ from torch.nn import functional
 from volssl.tasks.base import Task
 from volssl.tasks.cache import BoxCache
 from volssl.tasks.masks import Masks
-from volssl.tasks.series import box_in, second_id
-from volssl.transforms.head_box import BoxInfo
+from volssl.tasks.series import second_id
+from volssl.transforms.head_box import BoxInfo, box_in
 from volssl.transforms.intensity import adjust, draw_intensity
 from volssl.transforms.resample import FloatBox
 from volssl.views.base import Scan
@@ -95,14 +95,21 @@ class TaskViews:
             image = adjust(place(image), **intensity)
             second = None if second is None else adjust(place(second), **intensity)
             mask = None if mask is None else (place(mask) > 0.5).float()
-        views = {"image": image}
-        if self.joins:
-            views["image"] = torch.cat([image, torch.zeros_like(image) if second is None else second])
+        views = {"image": self.with_second(image, second)}
         if self.masks is not None:
             views["mask"] = torch.full((1, *info.grid), torch.nan) if mask is None else mask
         if self.labels is None:
             return views
         return views | {"target": self.task.targets(self.labels.loc[scan.id], info)}
+
+    def unchanged(self, scan: Scan) -> tuple[Tensor, BoxInfo]:
+        """What a network is fed of a scan as it is, and the scan's box."""
+        image, info = self.preprocessed(scan)
+        return self.with_second(image, self.second(scan, info)), info
+
+    def with_second(self, image: Tensor, second: Tensor | None) -> Tensor:
+        """The channels of a second series behind those of an image, where series are joined."""
+        return torch.cat([image, torch.zeros_like(image) if second is None else second]) if self.joins else image
 
     def nothing(self) -> dict[str, Tensor]:
         """What is made of a scan that nobody looks at."""
@@ -137,7 +144,10 @@ class TaskViews:
         if key is None or self.scan_of is None:
             return None
         other = self.scan_of(key)
-        return self.preprocessed(other, box_in(other, scan, info.box))[0]
+        box = box_in(
+            info, scan.affine, other_affine=other.affine, other_shape=other.shape, other_spacing_mm=other.spacing_mm
+        )
+        return self.preprocessed(other, box)[0]
 
     def preprocessed(self, scan: Scan, box: FloatBox | None = None) -> tuple[Tensor, BoxInfo]:
         """`task.preprocess`, or `preprocess_at` a box that is given, from the cache where it is there."""

@@ -25,6 +25,7 @@ Millimetres = tuple[float, float, float]
 PAPER_GRID: Size = (192, 224, 40)
 EXTENT_MM: Millimetres = (168.0, 196.0, 140.0)
 BLOOD_WINDOW_HU = (55.0, 200.0)
+SECOND = "second"  # entry of a sample: the series that is joined to it
 MARGIN_MM = 2.0  # between the vertex (outer table of the skull) and the upper face of the box
 
 LARGEST_HEAD_MM2, SMALLEST_HEAD_MM2 = 45_000.0, 8_000.0  # widest cross-section with the scalp: 20 × 24 cm is 38,000 mm²
@@ -174,11 +175,39 @@ def cut_box(hu: np.ndarray, box: FloatBox, grid: Size, window_hu: Windows) -> Te
     return resample_box(image, (local[0], local[1], local[2]), grid, fill=0.0)
 
 
+def box_in(
+    info: BoxInfo, affine: np.ndarray, *, other_affine: np.ndarray, other_shape: Size, other_spacing_mm: Millimetres
+) -> FloatBox | None:
+    """The box of a scan, in voxels of another series: about the same point of the patient, of as many millimetres.
+
+    Both are in RAS, so that a box stays a box; a small turn between them is passed over.
+
+    Args:
+        info: of the scan's box.
+        affine: of the scan, voxel index to RAS millimetres, 4 x 4.
+
+    Returns:
+        None where the middle of the box lies outside of the other series: their millimetres are of different spaces.
+    """
+    first, last = np.array(info.box).T
+    middle = (first + last) / 2 - 0.5  # voxel i covers [i, i + 1), and an affine places its center
+    there = (np.linalg.inv(other_affine) @ affine @ np.append(middle, 1.0))[:3] + 0.5
+    if (there < 0).any() or (there > np.array(other_shape)).any():
+        return None
+    half = (last - first) * np.array(info.spacing_mm) / np.array(other_spacing_mm) / 2
+    r, a, s = ((float(low), float(high)) for low, high in zip(there - half, there + half, strict=True))
+    return r, a, s
+
+
 class HeadBoxd(MapTransform):  # type: ignore[misc]
     """`head_box` on the entries of a dictionary; what it cut stands beside it under `<key>_box`, in plain numbers.
 
     An entry is a (1, R, A, S) MetaTensor in HU whose affine has RAS axes (`Orientationd` before), and becomes a plain
     float32 tensor (channels, *grid) in [0, 1].
+
+    A sample that has an entry `second` is of two series of a study, which the network joins: a MetaTensor as the others
+    are, or None where there is one series alone. Its channels in the same box, or zeros, come behind those of each
+    entry, and it is taken out; where it was cut stands beside the entry under `<key>_second_box`, None without it.
 
     Args:
         keys: entries to transform.
@@ -202,14 +231,38 @@ class HeadBoxd(MapTransform):  # type: ignore[misc]
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
+        joins, second = SECOND in result, result.pop(SECOND, None)
         for key in self.key_iterator(result):
-            spacing_mm = ras_spacing_mm(getattr(result[key], "affine", None), key)
-            hu = np.asarray(result[key])
-            result[key], info = head_box(
-                hu, spacing_mm, grid=self.grid, extent_mm=self.extent_mm, window_hu=self.window_hu
-            )
-            result[f"{key}_box"] = info.as_dict()
+            scan = result[key]
+            image, info = self.boxed(scan, ras_spacing_mm(getattr(scan, "affine", None), key))
+            if joins:
+                image, box = self.with_second(image, info, np.asarray(scan.affine), second)
+                result[f"{key}_{SECOND}_box"] = box
+            result[key], result[f"{key}_box"] = image, info.as_dict()
         return result
+
+    def boxed(self, scan: Any, spacing_mm: Millimetres) -> tuple[Tensor, BoxInfo]:
+        """`head_box` of a scan (1, R, A, S)."""
+        return head_box(
+            np.asarray(scan), spacing_mm, grid=self.grid, extent_mm=self.extent_mm, window_hu=self.window_hu
+        )
+
+    def with_second(
+        self, image: Tensor, info: BoxInfo, affine: np.ndarray, second: Any
+    ) -> tuple[Tensor, dict[str, Any] | None]:
+        """The channels of a second series behind those of an image: (2 channels, *grid); and where it was cut."""
+        if second is None:
+            return torch.cat([image, torch.zeros_like(image)]), None
+        spacing_mm = ras_spacing_mm(getattr(second, "affine", None), SECOND)
+        shape = _three(second.shape[1:], int)
+        place = np.asarray(second.affine)
+        box = box_in(info, affine, other_affine=place, other_shape=shape, other_spacing_mm=spacing_mm)
+        if box is None:
+            other, found = self.boxed(second, spacing_mm)
+        else:
+            other = cut_box(np.asarray(second), box, self.grid, self.window_hu)
+            found = BoxInfo(box, self.grid, shape, spacing_mm)
+        return torch.cat([image, other]), found.as_dict() | {"own_head": box is None}
 
 
 def ras_spacing_mm(affine: Any, name: Hashable) -> Millimetres:
