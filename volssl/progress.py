@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -18,6 +19,7 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+SAID = "VOLSSL_SAID"  # in the environment, which processes hand on: hashes of the lines that were said once
 
 # Everything for people goes to stderr, so that `--json` on stdout stays clean.
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -35,6 +37,14 @@ def say(text: str, *, every_rank: bool = False) -> None:
     """
     if every_rank or is_first_process():
         console.print(text, markup=False)
+
+
+def say_once(text: str) -> None:
+    """Print a line that a command comes upon several times, in processes that it starts as well."""
+    mark, said = hashlib.sha256(text.encode()).hexdigest()[:16], os.environ.get(SAID, "").split()
+    if mark not in said:
+        os.environ[SAID] = " ".join([*said, mark])
+        say(text)
 
 
 def counted(n: int, what: str) -> str:

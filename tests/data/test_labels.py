@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,7 +16,9 @@ from pydicom.dataset import Dataset
 
 from tests.data.sources import ROOT_UID, block, write_cohort, write_nifti, write_series
 from volssl.data import Store, join_labels, prepare
+from volssl.data.keys import study_alias
 from volssl.errors import UserError
+from volssl.progress import SAID
 
 
 @pytest.fixture
@@ -64,7 +70,9 @@ def test_a_dicom_study_goes_by_folder_uid_and_accession_number(tmp_path: Path, n
         ("study,bleed\nS00,1\nS00.nii.gz,0\n", "'S00.nii.gz' twice, as 'S00' too"),
         ("study,bleed\nvolumes,1\n", "'volumes' fits two studies"),
         ("study,bleed\nS00,yes\n", "line 2: bleed holds 'yes'"),
-        ("study,bleed,age\nS00,1,60\nS01,1,70\nS02,0,old\n", "line 4: age holds 'old'"),
+        ("study,bleed, bleed\nS00,1,0\n", "has 2 columns 'bleed': leave one"),
+        ("study;bleed\nS00;0,5\n", "parted by semicolons: save it with commas"),
+        ("study\tbleed\nS00\t1\n", "parted by tabs: save it with commas"),
         ("study,bleed\n,1\n", "line 2 names no study"),
         ("study,bleed,slices,slice_sops\nS00,1,1,2\n", "slices and slice_sops"),
         ("study,bleed,slices\nS00,1,3;12\n", "the slice 12 of slices is not in 0 to 11"),
@@ -100,6 +108,61 @@ def test_text_nobody_asked_for_stays_text(store: Store, tmp_path: Path) -> None:
     joined = join_labels(store, table(tmp_path, "study,bleed,remark\nS00,1,seen twice\nS01,0,\n"), ["bleed"])
     assert sorted(joined["remark"]) == ["", "seen twice"]
     assert joined["bleed"].dtype == float
+
+
+def test_a_text_among_the_numbers_of_a_column_is_refused_where_the_column_is_asked_for(
+    store: Store, tmp_path: Path
+) -> None:
+    path = table(tmp_path, "study,bleed,age,dose\nS00,1,60,1.5\nS01,1,70,?\nS02,0,old,2\n")
+    joined = join_labels(store, path, ["bleed"])
+    assert sorted(joined["age"]) == ["60", "70", "old"]
+    assert sorted(joined["dose"].dropna()) == [1.5, 2.0]
+    with pytest.raises(UserError, match="line 4: age holds 'old'"):
+        join_labels(store, path, ["bleed", "age"])
+
+
+def test_columns_without_a_name_are_left_out_and_a_table_that_is_not_utf8_is_told(store: Store, tmp_path: Path) -> None:
+    joined = join_labels(store, table(tmp_path, ",study,bleed,,\n0,S00,1,,\n1,S01,0,,\n"), ["bleed"])
+    assert sorted(joined["bleed"]) == [0.0, 1.0]
+    assert "" not in joined
+    (tmp_path / "labels.csv").write_bytes("study,bleed,remark\nS00,1,Schädel\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"is not UTF-8, .* save it again as `CSV UTF-8`"):
+        join_labels(store, tmp_path / "labels.csv", ["bleed"])
+
+
+def test_studies_that_the_store_has_not_are_said_once(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(SAID, raising=False)
+    path = table(tmp_path, "study,bleed\nS00,1\nX7,0\nS01,0\nX3,\nX5,1\n")
+    for _ in range(3):
+        join_labels(store, path, ["bleed"])
+    said = "3 of 5 studies of labels.csv are in no volume of the store (first: X7)"
+    assert capsys.readouterr().err.splitlines() == [said]
+    join_labels(store, table(tmp_path, "study,bleed\nS00,1\nS01,0\n"), ["bleed"])
+    assert capsys.readouterr().err == ""
+    # What a command has said, its processes do not: a comparison's jobs keep logs, and names are written nowhere.
+    job = "import sys; from volssl.progress import say_once; say_once(sys.argv[1]); say_once('new')"
+    for inherited, heard in ((True, ["new"]), (False, [said, "new"])):
+        env = dict(os.environ) if inherited else {k: v for k, v in os.environ.items() if k != SAID}
+        done = subprocess.run([sys.executable, "-c", job, said], env=env, capture_output=True, text=True, check=True)
+        assert done.stderr.splitlines() == heard
+
+
+def test_a_row_has_a_label_where_anything_that_was_asked_for_is_known(store: Store, tmp_path: Path) -> None:
+    path = table(tmp_path, "study,bleed,grade,age,slices\nS00,1,,60,\nS01,,low,61,2\nS02,,?,62,3\nS03,na,,63,\n")
+    names = {study_alias(store.key, f"S0{i}"): i for i in range(4)}
+    rows = store.columns("id", "aliases").to_pylist()
+    of_id = {row["id"]: names[alias] for row in rows for alias in row["aliases"] if alias in names}
+
+    def known(*columns: str, **options: Any) -> list[int]:
+        joined = join_labels(store, path, columns, **options)
+        return sorted(of_id[key] for key in joined.index[joined["has_label"]])
+
+    assert known("bleed") == [0]
+    assert known("bleed", classes={"grade": ["low", "high"]}) == [0, 1]
+    assert known("bleed", slices=True) == [0, 1, 2]
+    assert known() == [0, 1, 2, 3]
 
 
 def marked_block() -> tuple[np.ndarray, list[int]]:

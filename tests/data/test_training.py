@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from tests.data.made_store import hashed, row, write_store
-from volssl.data import Store, TrainingScans, refuse_labelled, refuse_seen, training_labels
+from volssl.data import Store, TrainingScans, join_labels, refuse_labelled, refuse_seen, training_labels
 from volssl.data.manifest import Row
 from volssl.data.store import StoredScan
 from volssl.errors import UserError
@@ -201,6 +201,33 @@ def test_labels_that_are_mixed_in_are_those_of_a_fine_tuning_with_the_same_fract
     assert [len(part) for part in mixed] == [4, 4]
     assert [set(part["patient"]) for part in mixed] == [set(scans.patients) for scans in tuned]
     assert set(mixed[0]["patient"]) != set(mixed[1]["patient"])
+
+
+def test_a_share_is_of_the_studies_of_which_a_label_is_known(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", [row(f"S{i:02d}", f"P{i}", split="train") for i in range(20)])
+    (tmp_path / "labels.csv").write_text(
+        "study,bleed,other\n" + "".join(f"S{i:02d},{i % 2 if i < 8 else ''},1\n" for i in range(20))
+    )
+    opened = Store.open(store)
+    table = join_labels(opened, tmp_path / "labels.csv", ["bleed"])
+    known = {hashed(f"P{i}") for i in range(8)}
+    assert len(table) == 20
+    assert set(of(store, labels=table).patients) == known
+    half = of(store, labels=table, fraction=0.5)
+    assert len(half.ids) == 4
+    assert set(half.patients) < known
+    assert set(training_labels(opened, table, fraction=0.5)["patient"]) == set(half.patients)
+    both = join_labels(opened, tmp_path / "labels.csv", ["bleed", "other"])
+    assert len(of(store, labels=both, fraction=0.5).ids) == 10
+    with pytest.raises(UserError, match="no labelled CT volume of a train patient; label or prepare more"):
+        of(store, labels=table.assign(has_label=False))
+
+
+def test_those_of_whom_nothing_is_known_are_still_looked_at_in_validation(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "store", [row(f"S{i}", f"P{i}", split="validation") for i in range(4)])
+    (tmp_path / "labels.csv").write_text("study,bleed\nS0,1\nS1,\nS2,0\nS3,\n")
+    table = join_labels(Store.open(store), tmp_path / "labels.csv", ["bleed"])
+    assert len(of(store, labels=table, split="validation").ids) == 4
 
 
 def test_labels_beyond_a_share_are_refused_and_those_of_another_store_are_not(tmp_path: Path) -> None:

@@ -175,7 +175,14 @@ def labels_for(task: Task, store: Store, labels: str | Path) -> pd.DataFrame:
     Raises:
         UserError: it does not fit, or holds other than 0 and 1 where the task asks yes or no.
     """
-    table = join_labels(store, labels, task.label_columns, classes=task.label_classes, join=task.join)
+    table = join_labels(
+        store,
+        labels,
+        task.label_columns,
+        classes=task.label_classes,
+        slices="slices" in task.output_names,
+        join=task.join,
+    )
     for column in task.label_columns:
         strange = table[column].dropna().loc[lambda known: ~known.isin((0, 1))]
         if len(strange) and column not in task.label_classes:

@@ -22,7 +22,7 @@ from volssl.bundle.simulated import is_simulated
 from volssl.bundle.workflow import CONFIG
 from volssl.contract import InputContract
 from volssl.data import Store
-from volssl.data.training import sides
+from volssl.data.training import known_rows, sides
 from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL
 from volssl.progress import say, track
@@ -59,7 +59,7 @@ def training_data(run: Path, model: FineTuned) -> TrainingData | None:
     def look() -> TrainingData:
         config = read_config(run / CONFIG)
         store = Store.open(Path(config["dataset_dir"]))
-        labels = labels_for(model.task, store, Path(config["labels"]))
+        labels = known_rows(labels_for(model.task, store, Path(config["labels"])))
         views = TaskViews(model.task, labels, scan_of=store.scan)
         return measured(
             model.network,

@@ -61,7 +61,13 @@ class Watchers:
         probe: OnlineProbe | None = None
         if labels and task is not None:
             refuse_other_scans(contract, task)
-            table = join_labels(Store.open(store), labels, task.label_columns, classes=task.label_classes)
+            table = join_labels(
+                Store.open(store),
+                labels,
+                task.label_columns,
+                classes=task.label_classes,
+                slices="slices" in task.output_names,
+            )
             views = TaskViews(task, table, cache=BoxCache(memory_mb=4096.0))
             scans = partial(TrainingScans, store, labels=table, modality=task.contract.modality, fold=fold, views=views)
             training, validation = scans(fraction=fraction, draw=draw), scans(split="validation")

@@ -18,7 +18,8 @@ UNKNOWN = ("", "na", "n/a", "nan", "none", "null", "?")
 UNKNOWN_TEXT = tuple(
     word for word in UNKNOWN if word != "none"
 )  # among texts, `none` is an answer: no lesion, no bleed
-TAKEN = ("study", "patient", "split", "id", *SLICE_COLUMNS)  # columns of the joined table that are no labels
+HAS_LABEL = "has_label"  # of the joined table: whether anything that was asked for is known of the volume
+TAKEN = ("study", "patient", "split", "id", HAS_LABEL, *SLICE_COLUMNS)  # columns of the joined table that are no labels
 MOST_CLASSES = 20
 LONGEST_NAME = 40
 NO_NAME = set("@$%#:;/\\\"`'{}[]")  # they mean something in a config, a path or a list

@@ -8,16 +8,16 @@ from pathlib import Path
 import pandas as pd
 
 from volssl.data.keys import plain_name, study_alias
-from volssl.data.label_classes import UNKNOWN, class_indices, class_names
+from volssl.data.label_classes import HAS_LABEL, UNKNOWN, class_indices, class_names
 from volssl.data.manifest import Row
 from volssl.data.slice_labels import SLICE_COLUMNS, slice_indices
 from volssl.data.store import Store
 from volssl.data.study_series import join_series
 from volssl.data.user_table import read_texts, required
 from volssl.errors import UserError
-from volssl.progress import say
+from volssl.progress import counted, say, say_once
 
-# Columns that hold text; every other column is a label or a measure, and must be numeric.
+# Columns that hold text; every other column is a label or a measure: numeric where it is asked for.
 TEXT_COLUMNS = ("study", "patient", "split", "sex", "age_band", "scanner", "site", "mask", *SLICE_COLUMNS)
 
 
@@ -27,6 +27,7 @@ def join_labels(
     required_columns: Sequence[str] = (),
     *,
     classes: Mapping[str, Sequence[str]] | None = None,
+    slices: bool = False,
     join: str | None = None,
 ) -> pd.DataFrame:
     """Join a label table to the volumes of a store, by the name of the study.
@@ -39,13 +40,16 @@ def join_labels(
     Args:
         required_columns: label columns that must be there.
         classes: of columns that hold classes (`volssl.data.label_classes`): a cell becomes its class's index.
+        slices: whether marked slices are labels of themselves, as they are to a task that learns slices.
         join: the task's way to join two series of a study; a coronal one then stands in the row of the axial one
             (`volssl.data.study_series`).
 
     Returns:
-        One row a volume in both, in the order of the store, indexed by volume id. The columns are the table's, numbers
-        as float with NaN for unknown; `study` and `patient` hold the store's keyed hashes, `split` the store's split,
-        and a column of slices gives `slice_indices`: the store's own indices along S, or None.
+        One row a volume in both, in the order of the store, indexed by volume id. The columns are the table's: those
+        that were asked for, and others that hold numbers alone, as float with NaN for unknown; `study` and `patient`
+        hold the store's keyed hashes, `split` the store's split, a column of slices gives `slice_indices`: the store's
+        own indices along S, or None. `has_label` says whether any label that was asked for is known; it is True where
+        none was.
 
     Raises:
         UserError: the table is missing, lacks a column, fits no study, names a study twice, or contradicts the store.
@@ -64,7 +68,12 @@ def join_labels(
             raise UserError(f"{path}: the name {name!r} fits two studies of the store: name each by its file or UID")
     _check_studies(path, table, found)
     _check_patients(path, table, found)
+    _say_absent(path, table, found)
     joined = _joined(path, store.key, table, found)
+    asked = [*required_columns, *(classes or {})]
+    joined[HAS_LABEL] = joined[asked].notna().any(axis=1) if asked else True
+    if slices and "slice_indices" in joined:
+        joined[HAS_LABEL] |= joined["slice_indices"].notna()
     return joined if join is None else join_series(store, joined)
 
 
@@ -86,9 +95,9 @@ def _read(path: Path, required_columns: Sequence[str], classes: Mapping[str, Seq
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    """Whether a column that nobody asked for is meant as numbers: most of what is known in it is one."""
+    """Whether a column that nobody asked for holds numbers; with a text in it, it stays text."""
     known = column[~column.str.lower().isin(UNKNOWN)]
-    return bool(len(known)) and bool(pd.to_numeric(known, errors="coerce").notna().mean() > 0.5)
+    return bool(len(known)) and bool(pd.to_numeric(known, errors="coerce").notna().all())
 
 
 def _numbers(path: Path, column: pd.Series) -> pd.Series:
@@ -144,6 +153,16 @@ def _check_patients(path: Path, table: pd.DataFrame, found: Sequence[list[Row]])
                 f"{path}: the patient {patient!r} has studies in {' and '.join(sorted(splits))} of the store: "
                 "prepare it again with --patients, so that each patient has one split"
             )
+
+
+def _say_absent(path: Path, table: pd.DataFrame, found: Sequence[list[Row]]) -> None:
+    """Say how many studies of the table the store has not, as of wrong ids, or of scans that were refused."""
+    absent = [name for name, rows in zip(table["study"], found, strict=True) if not rows]
+    if absent:
+        say_once(
+            f"{len(absent)} of {counted(len(table), 'study')} of {path.name} are in no volume of the store "
+            f"(first: {absent[0]})"
+        )
 
 
 def _joined(path: Path, key: bytes, table: pd.DataFrame, found: Sequence[list[Row]]) -> pd.DataFrame:

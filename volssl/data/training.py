@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from volssl.data.label_classes import HAS_LABEL
 from volssl.data.loader import ViewDataset
 from volssl.data.pairs import partners_of
 from volssl.data.store import Store, StoredScan
@@ -36,7 +37,8 @@ class TrainingScans(ViewDataset):
         seed: of the views.
         split: `train`, or another to evaluate on.
         modality: `CT`, `MR`, or `CT+MR` for both.
-        labels: a joined label table; only the volumes in it are used.
+        labels: a joined label table; only the volumes in it are used, and for training only those of which a label is
+            known.
         fraction: share of the patients to use; the patients of a smaller fraction lie within those of a larger one.
         draw: which of many orders the patients of a fraction are taken in: repeats learn from other patients.
         unique: take one volume of each group of near-duplicates, and for training none of a group that has a part in
@@ -126,15 +128,15 @@ def chosen_rows(
     kinds = modalities(modality)
     chosen = equal(side, split) & np.any([equal(rows["modality"], kind) for kind in kinds], axis=0)
     if labels is not None:
-        chosen &= within(rows["id"], labels)
+        chosen &= within(rows["id"], known_rows(labels) if split == "train" else labels)
     if unique or (unique is None and labels is None and split == "train"):
         nowhere = np.zeros_like(chosen)
         outside = ~equal(side, "train") if split == "train" else nowhere
         chosen = one_of_each(rows, chosen, outside, nowhere if preferred is None else within(rows["id"], preferred))
     if not chosen.any():
-        labelled = "labelled " if labels is not None else ""
+        labelled, more = ("labelled ", "label or prepare") if labels is not None else ("", "prepare")
         raise UserError(
-            f"{store.path}: no {labelled}{' or '.join(kinds)} volume of a {split} patient; prepare more studies, or "
+            f"{store.path}: no {labelled}{' or '.join(kinds)} volume of a {split} patient; {more} more studies, or "
             "give a split column with `volssl prepare --patients`"
         )
     rows = rows.filter(pa.array(chosen))
@@ -295,6 +297,11 @@ def one_of_each(rows: pa.Table, chosen: np.ndarray, outside: np.ndarray, preferr
             f"one that stays, {elsewhere} of one in validation or test"
         )
     return kept
+
+
+def known_rows(labels: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a joined label table of which a label is known; all of a table that does not say."""
+    return labels[labels[HAS_LABEL]] if HAS_LABEL in labels else labels
 
 
 def within(ids: pa.ChunkedArray, labels: pd.DataFrame) -> np.ndarray:
