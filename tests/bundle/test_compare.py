@@ -12,20 +12,23 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from tests.pages import Elements
-from volssl.bundle.compare import compare, equal_lines, note_opening
+from volssl.bundle.compare import compare, equal_lines, note_opening, notes
 from volssl.bundle.compare_jobs import Basis, Job, plan_jobs, read_arms, read_basis
 from volssl.bundle.compare_runner import run_all, train_all
 from volssl.bundle.config import split_word
 from volssl.data import Store, prepare
+from volssl.data.keys import study_alias
 from volssl.encoders import build_encoder, save_encoder
 from volssl.errors import UsageError, UserError
 from volssl.simulate.cohort import simulate_cohort
 from volssl.tasks import Hemorrhage
+from volssl.tasks.hemorrhage import TYPES
 
 GRID = (24, 28, 10)
 DRAWN = "Patients are drawn anew for each repeat."
@@ -188,8 +191,56 @@ def test_a_changed_setting_is_refused_and_named(cohort: Cohort, tmp_path: Path) 
     job = planned(cohort, tmp_path)[0]
     job.begin()
     job.begin()
+    (job.folder / "checkpoints").mkdir()
     with pytest.raises(UserError, match="was made with studies 20, now 21"):
-        replace(job, settings={**job.settings, "studies": 21}).begin()
+        changed(job).begin()
+
+
+def changed(job: Job) -> Job:
+    """The job with another setting."""
+    return replace(job, settings={**job.settings, "studies": 21})
+
+
+@pytest.mark.parametrize("left", ["suspects", "model.pt", "done.json"])
+def test_a_folder_in_which_nothing_was_trained_takes_other_settings(cohort: Cohort, tmp_path: Path, left: str) -> None:
+    job = planned(cohort, tmp_path)[0]
+    job.begin()
+    (job.folder / "job.log").write_text("error: labels are all of one class\n")
+    (job.folder / "config.yaml").write_text("max_epochs: 3\n")
+    job.begin()
+    assert (job.folder / "config.yaml").exists()  # the same settings go on with it
+    changed(job).begin()
+    assert json.loads((job.folder / "settings.json").read_text())["studies"] == 21
+    assert not (job.folder / "config.yaml").exists()
+    (job.folder / left).mkdir()
+    with pytest.raises(UserError, match="was made with studies 21, now 20"):
+        job.begin()
+
+
+def test_validation_of_one_class_and_blank_rows_are_told_before_any_job_begins(cohort: Cohort, tmp_path: Path) -> None:
+    table = pd.read_csv(cohort.labels, dtype=str, keep_default_na=False)
+    store = Store.open(cohort.store)
+    rows = store.columns("aliases", "split").to_pylist()
+    sides = {alias: row["split"] for row in rows for alias in row["aliases"]}
+    side = table["study"].map(lambda name: sides[study_alias(store.key, name)])
+    types = [name for name in TYPES if name in table]
+    one = table.drop(columns="slices")
+    one.loc[side == "validation", ["hemorrhage", *types]] = "0"
+    one.to_csv(tmp_path / "labels.csv", index=False)
+    given = {"store": cohort.store, "labels": tmp_path / "labels.csv", "encoders": ["scratch"], "words": WORDS}
+    with pytest.raises(UserError, match="the 10 labelled validation studies are all of one class in hemorrhage"):
+        compare("hemorrhage", out=tmp_path / "out", **given)  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+    # Of the 20 training studies 12 lose all that is known of them: what counts, and what a batch is filled with, is 8.
+    blank = table.copy()
+    lost = blank.index[side == "train"][np.arange(20) % 5 >= 2]
+    blank.loc[lost, ["hemorrhage", *types, "slices"]] = ""
+    blank.to_csv(tmp_path / "labels.csv", index=False)
+    arms = read_arms(["scratch"])
+    basis = read_basis("hemorrhage", store=cohort.store, labels=tmp_path / "labels.csv", arms=arms, words=WORDS)
+    assert basis.training(1.0, 0) == (8, 8)
+    assert len(basis.training_rows(0.5, 1)) == 4
+    assert len(basis.table) == 40
 
 
 def test_a_failing_job_is_named_and_the_others_go_on(cohort: Cohort, tmp_path: Path) -> None:
@@ -216,6 +267,17 @@ def test_each_opening_of_the_test_split_for_new_jobs_is_kept(cohort: Cohort, tmp
     for some in (jobs[:3], jobs[:3], jobs):
         note_opening(tmp_path, some)
     assert [len(names) for names in json.loads((tmp_path / "opened.json").read_text())] == [3, 8]
+    assert "was opened twice in this folder: jobs were added or changed" in notes(jobs, tmp_path, split="test")[0]
+    note_opening(tmp_path, [changed(jobs[0]), *jobs[1:]])  # deleted, and made anew by another recipe
+    assert "was opened 3 times in this folder" in notes(jobs, tmp_path, split="test")[0]
+
+
+def test_a_folder_whose_openings_have_names_alone_goes_on(cohort: Cohort, tmp_path: Path) -> None:
+    jobs = planned(cohort, tmp_path)
+    before = [sorted(job.folder.name for job in jobs)]
+    (tmp_path / "opened.json").write_text(json.dumps(before))
+    note_opening(tmp_path, jobs)
+    assert json.loads((tmp_path / "opened.json").read_text()) == before
 
 
 COMMON = {"fractions": (0.5, 1.0), "seeds": 2, "cases": 4, "draws": 2, "words": WORDS}
@@ -248,7 +310,7 @@ def test_a_comparison_that_was_killed_gives_the_figures_of_one_that_was_not(coho
     assert set(one["encoder"]) == {"scratch", "SwAV", "intensity rule"}
     assert len(one[one["output"] == "hemorrhage"]) == 2 * 2 * 3
     page = Elements(files[0]).text
-    assert "The test split was opened once, when all 8 jobs were done." in page
+    assert "The test split was opened once in this folder, when all 8 jobs were done." in page
     assert re.search("Of “(scratch|SwAV), 100 % of labels, repeat [12]”", page)
     assert "Highest true · score" in page
 

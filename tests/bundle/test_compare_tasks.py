@@ -129,7 +129,7 @@ def test_metastasis_is_compared(brain_store: Path, brain_cohort: Path, brain_run
     assert (results[results["output"] == "metastasis"]["n"] == len(answers)).all()
     assert (results[results["output"] == "slices"]["n"] > len(answers)).all()
     page = Elements(files[0])
-    assert "The test split was opened once, when the job was done." in page.text
+    assert "The test split was opened once in this folder, when the job was done." in page.text
     assert [alt.split(",")[0] for alt in (picture["alt"] or "" for picture in page.pictures())] == [
         "Relative change of the probability"
     ]

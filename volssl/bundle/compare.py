@@ -109,11 +109,15 @@ def budget(basis: Basis, jobs: Sequence[Job]) -> str:
 
 
 def note_opening(out: Path, jobs: Sequence[Job]) -> None:
-    """Keep a record of every time that the test split is opened for jobs that were not among those before."""
+    """Keep a record of every time that the test split is opened for jobs that were not among those before.
+
+    A job is its folder's name and a hash of its settings: one that was deleted and made anew otherwise is another.
+    """
     path = out / OPENED
     opened: list[list[str]] = json.loads(path.read_text()) if path.is_file() else []
-    names = sorted(job.folder.name for job in jobs)
-    if not set(names) <= {name for before in opened for name in before}:
+    known = {name for before in opened for name in before}  # without a hash, of a folder of before they were kept
+    names = sorted(f"{job.folder.name} {job.settings_sha256}" for job in jobs)
+    if any(name not in known and name.partition(" ")[0] not in known for name in names):
         if opened:
             say(f"the test split was opened {times(len(opened))} before, for other jobs; the page says so")
         write_text(path, json.dumps([*opened, names]) + "\n")
@@ -166,11 +170,12 @@ def notes(jobs: Sequence[Job], out: Path, *, split: str) -> list[str]:
         opened = len(json.loads((out / OPENED).read_text()))
         done = "the job was done" if len(jobs) == 1 else f"all {len(jobs)} jobs were done"
         first = (
-            f"The test split was opened once, when {done}."
+            f"The test split was opened once in this folder, when {done}."
             if opened == 1
-            else f"The test split was opened {times(opened)}: jobs were added after it had been seen. What was added "
-            "may have been chosen by it."
+            else f"The test split was opened {times(opened)} in this folder: jobs were added or changed after it had "
+            "been seen. What was added may have been chosen by it."
         )
+        first += " Evaluations elsewhere are not counted."
     else:
         first = (
             "The test split is closed. The figures are of the validation patients, by whom epochs and thresholds were "

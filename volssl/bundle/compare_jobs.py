@@ -15,20 +15,24 @@ import pandas as pd
 import pyarrow as pa
 from monai.bundle import ConfigParser
 
+from volssl.bundle.compare_worker import DONE
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved, split_word, stated
 from volssl.bundle.evaluate import labels_for
 from volssl.bundle.shipped import TASK_BUNDLES
 from volssl.bundle.targets import told_task
+from volssl.bundle.workflow import CONFIG, FIRST_STAGE
 from volssl.data import Store, refuse_labelled, refuse_seen
 from volssl.data.training import chosen_rows
 from volssl.encoders import encoder_like, labelled_patients
 from volssl.encoders.file import encoder_path, read_encoder_file
 from volssl.errors import UsageError, UserError
+from volssl.evaluation.validation import MODEL
 from volssl.files import write_text
 from volssl.tasks import Task
 
 SCRATCH = "scratch"
 SETTINGS = "settings.json"
+TRAINED = ("checkpoints", FIRST_STAGE, MODEL, DONE)  # of a job's folder: without any nothing was trained there
 VALIDATION = "volssl.evaluation.validation.Validation"
 OWN_KEYS = ("seed", "fraction", "mode", "dataset_dir", "labels", "output_dir", "encoder_path", "resume", "patience")
 
@@ -71,19 +75,25 @@ class Job:
         """What the terminal calls it."""
         return f"{self.arm.name}, {self.mode}, {percent(self.fraction)} of labels, repeat {self.repeat + 1}"
 
+    @property
+    def settings_sha256(self) -> str:
+        """What tells it from a job of the same folder that was made otherwise."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+
     def begin(self) -> None:
         """Write what it is made with into its folder, or compare with what stands there.
 
         Raises:
-            UserError: where the folder was begun with another setting, which is named.
+            UserError: where something was trained there with another setting, which is named.
         """
         path = self.folder / SETTINGS
-        if path.is_file():
-            begun = json.loads(path.read_text())
-            changed = [key for key in {**begun, **self.settings} if begun.get(key) != self.settings.get(key)]
-            if changed:
-                told = "; ".join(f"{key} {begun.get(key)}, now {self.settings.get(key)}" for key in changed)
-                raise UserError(f"{self.folder}: was made with {told}; name another --out, or delete that folder")
+        begun = json.loads(path.read_text()) if path.is_file() else self.settings
+        changed = [key for key in {**begun, **self.settings} if begun.get(key) != self.settings.get(key)]
+        if changed and any((self.folder / name).exists() for name in TRAINED):
+            told = "; ".join(f"{key} {begun.get(key)}, now {self.settings.get(key)}" for key in changed)
+            raise UserError(f"{self.folder}: was made with {told}; name another --out, or delete that folder")
+        if changed:
+            (self.folder / CONFIG).unlink(missing_ok=True)  # it would hold the run to what failed
         write_text(path, json.dumps(self.settings, indent=2) + "\n")
 
 
@@ -111,14 +121,12 @@ class Basis:
 
     def training_rows(self, fraction: float, draw: int) -> pa.Table:
         """The store's rows of the labelled training volumes of a fraction."""
-        return chosen_rows(
-            self.store,
-            modality=self.task.contract.modality,
-            labels=self.table,
-            fraction=fraction,
-            draw=draw,
-            fold=self.values.get("fold"),
-        )
+        return self.rows(fraction=fraction, draw=draw)
+
+    def rows(self, **which: Any) -> pa.Table:
+        """The store's rows of the label table's volumes, as `chosen_rows` takes them."""
+        modality, fold = self.task.contract.modality, self.values.get("fold")
+        return chosen_rows(self.store, modality=modality, labels=self.table, fold=fold, **which)
 
     def training(self, fraction: float, draw: int) -> tuple[int, int]:
         """Labelled patients and studies of a fraction; refused where they cannot fill a batch or train the task."""
@@ -171,7 +179,7 @@ def read_basis(
 
     Raises:
         UserError: for an unknown task, encoders of different architectures, words that the comparison sets itself,
-            labels that do not fit, or an encoder that saw a validation or test patient.
+            labels that do not fit or cannot tell the best epoch, or an encoder that saw a validation or test patient.
     """
     if task not in TASK_BUNDLES:
         raise UserError(f"{task}: no such task; there are {', '.join(TASK_BUNDLES)}")
@@ -196,7 +204,10 @@ def read_basis(
             refuse_seen(store, table.index, read_encoder_file(arm.encoder).patients, fold=values.get("fold"))
     handlers = values["train"]["handlers"]
     place = next(i for i, handler in enumerate(handlers) if handler["_target_"] == VALIDATION)
-    return Basis(values, place, made, opened, table, words, hashlib.sha256(labels.read_bytes()).hexdigest())
+    basis = Basis(values, place, made, opened, table, words, hashlib.sha256(labels.read_bytes()).hexdigest())
+    made.check_validation(table.loc[basis.rows(split="validation")["id"].to_pylist()])
+    made.masks(table, labels)  # refused here where one is missing, not by job after job
+    return basis
 
 
 def same_architecture(arms: Sequence[Arm], words: Sequence[str]) -> tuple[str, ...]:
