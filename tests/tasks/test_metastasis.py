@@ -80,6 +80,16 @@ def test_labels_that_cannot_train_are_refused(values: list[float], match: str) -
         TASK.check_labels(pd.DataFrame({"metastasis": values}))
 
 
+def test_validation_needs_a_slice_of_a_positive_study_since_slices_choose_the_epoch() -> None:
+    labels = pd.DataFrame({"metastasis": [1.0, 0.0], "slice_indices": [[2], None]})
+    TASK.check_validation(labels)
+    for unmarked in (labels.assign(slice_indices=None), labels[["metastasis"]]):
+        with pytest.raises(UserError, match="no positive validation study, by whose slices the best epoch is chosen,"):
+            TASK.check_validation(unmarked)
+    with pytest.raises(UserError, match="all of one class in metastasis; the best epoch"):
+        TASK.check_validation(labels.assign(metastasis=1.0))
+
+
 @pytest.fixture
 def masked(tmp_path: Path) -> TaskViews:
     """Views of one scan whose mask is its bright block."""

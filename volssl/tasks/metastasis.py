@@ -103,6 +103,7 @@ class Metastasis(Task):
         check_slices(labels, "metastasis")
 
     def check_validation(self, labels: pd.DataFrame) -> None:
-        """Raise a UserError where `metastasis` is of one class among the validation studies."""
+        """Raise a UserError where `metastasis` is of one class among the validation studies, or no slice is known."""
         if labels["metastasis"].nunique() < 2:
             self.refuse_validation(labels, "metastasis")
+        check_slices(labels, "metastasis", whose="validation study, by whose slices the best epoch is chosen,")

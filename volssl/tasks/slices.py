@@ -54,18 +54,19 @@ def slice_targets(row: pd.Series, info: BoxInfo, *, negative: bool) -> np.ndarra
     return np.full(info.grid[2], np.nan, np.float32) if unknown else grid_slice_labels(positive, info)
 
 
-def check_slices(labels: pd.DataFrame, column: str, *, without: str = "") -> None:
+def check_slices(labels: pd.DataFrame, column: str, *, whose: str = "study", without: str = "") -> None:
     """Raise a UserError where no positive study has slice labels, or a negative one has.
 
     Args:
-        labels: of the training patients.
+        labels: of the patients of one side.
         column: of 0 and 1, the volume's label.
+        whose: what the error calls the studies.
         without: the word by which the task is trained without slices, where it can be.
     """
     positives, negatives = labels[labels[column] == 1], labels[labels[column] == 0]
     if not any(known_slices(row.get(SLICES)) for _, row in positives.iterrows()):
         raise UserError(
-            "labels: no positive study has slice labels (a column slices, slice_sops or slice_positions_mm); add one"
+            f"labels: no positive {whose} has slice labels (a column slices, slice_sops or slice_positions_mm); add one"
             + (f", or train without them: {without}" if without else "")
         )
     if any(known_slices(row.get(SLICES)) for _, row in negatives.iterrows()):
