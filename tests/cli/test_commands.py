@@ -19,6 +19,7 @@ import volssl
 from tests.data.sources import write_nifti
 from tests.tiny import CROPS, TINY
 from volssl import cli
+from volssl.bundle.embed import Embedding
 from volssl.bundle.next_step import export_line
 from volssl.bundle.shipped import PRETRAINING, presets, train_configs
 from volssl.data import Store
@@ -242,3 +243,15 @@ def test_beside_the_first_process_only_training_does_anything(
     assert volssl_command(command, *words).code == 1  # no store there
     monkeypatch.setenv("RANK", "1")
     assert volssl_command(command, *words).code == int(does_its_part)
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_embed_names_the_page_of_prototypes_where_it_wrote_one(
+    volssl_command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, page: bool
+) -> None:
+    files = (tmp_path / "embeddings.parquet", *[tmp_path / "prototypes.html"] * page)
+    found = Embedding(pd.DataFrame({"id": ["a"]}), np.zeros((1, 2), np.float32), None, files)
+    monkeypatch.setattr("volssl.bundle.embed.embed_run", lambda *_, **__: found)
+    said = volssl_command("embed", tmp_path / "run", "--store", tmp_path, "--out", tmp_path)
+    assert said.code == 0
+    assert said.lines[-1].endswith(f"STUDY, or open {tmp_path}/prototypes.html" if page else "--neighbours STUDY")

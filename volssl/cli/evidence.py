@@ -130,6 +130,7 @@ def embed(
 ) -> None:
     """Features of every volume to Parquet, a study's neighbours, and a page of what SwAV's prototypes grouped."""
     from volssl.bundle.embed import embed_run
+    from volssl.bundle.prototypes import PAGE
     from volssl.data.splits import SPLITS
 
     found = embed_run(run, store=store, out=out, splits=split or SPLITS, study=neighbours, count=count)
@@ -138,4 +139,5 @@ def embed(
         say(f"{row['rank']:>3}  {row['id']}  {row['split']}  cosine {row['cosine']:.3f}")
     result(as_json, {"volumes": len(found.rows), "dim": found.features.shape[1], "neighbours": near})
     wrote(*found.files)
-    then(f"volssl embed {run} --store {store} --out {out} --neighbours STUDY, or open the page of prototypes")
+    page = f", or open {out / PAGE}" if out / PAGE in found.files else ""
+    then(f"volssl embed {run} --store {store} --out {out} --neighbours STUDY{page}")
