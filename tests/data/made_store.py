@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tests.data.sources import KEY
-from volssl.data.keys import keyed_hash, study_alias
+from volssl.data.keys import key_check, keyed_hash, study_alias
 from volssl.data.manifest import SCHEMA, Row, table_of
 from volssl.data.store import FORMAT
 from volssl.data.volume import PATIENT_UNKNOWN
@@ -51,6 +51,6 @@ def write_store(folder: Path, rows: Sequence[Row]) -> Path:
     """Write these rows as a store without volumes."""
     (folder / "volumes").mkdir(parents=True)
     pq.write_table(table_of(list(rows)), folder / "manifest.parquet")
-    (folder / "store.json").write_text(json.dumps({"format": FORMAT}))
+    (folder / "store.json").write_text(json.dumps({"format": FORMAT, "key_check": key_check(SECRET)}))
     (folder / "private.key").write_text(KEY)
     return folder

@@ -14,6 +14,7 @@ from volssl.contract import InputContract
 from volssl.encoders import DenseNet121, PaperDenseNet, build_encoder, labelled_patients, save_encoder, start_from
 from volssl.encoders.file import read_encoder_file
 from volssl.errors import UserError
+from volssl.seen import Seen
 from volssl.tensors import load_tensors, save_tensors
 
 CT = InputContract("CT", (55.0, 200.0), (3.5, 3.5, 7.0), (48, 56, 20))
@@ -50,7 +51,7 @@ def test_whose_labels_trained_it_is_told_and_an_older_file_that_does_not_say_sti
 
 def test_the_weights_and_patients_of_an_earlier_run_are_taken_over(saved: Path) -> None:
     encoder = PaperDenseNet(growth=3)
-    assert start_from(encoder, saved, CT) == {"a", "b"}
+    assert start_from(encoder, saved, CT).patients == {"a", "b"}
     assert torch.equal(
         encoder.state_dict()["stem.0.weight"], volssl.load_encoder(saved)[0].state_dict()["stem.0.weight"]
     )
@@ -92,7 +93,7 @@ def test_one_window_becomes_three_and_equal_channels_give_the_same_features(
 ) -> None:
     three = replace(CT, window_hu=((40.0, 80.0), (55.0, 200.0), (300.0, 2000.0)), channels=3)
     encoder = PaperDenseNet(3, growth=3).eval()
-    assert start_from(encoder, saved, three) == {"a", "b"}
+    assert start_from(encoder, saved, three).patients == {"a", "b"}
     assert "stem.0.weight: made for 1 channel, repeated for 3 and divided by 3" in capsys.readouterr().err
     x = torch.rand(2, 1, 32, 16, 8)
     original = volssl.load_encoder(saved)[0]
@@ -139,7 +140,7 @@ def test_stock_weights_are_a_start_whose_patients_nobody_knows(
 ) -> None:
     encoder = build_encoder(path=stock_file)
     assert (type(encoder), encoder.settings["init_features"], encoder.settings["growth"]) == (DenseNet121, 8, 2)
-    assert start_from(encoder, stock_file, CT) == frozenset()
+    assert start_from(encoder, stock_file, CT) == Seen(keys=frozenset({""}))
     told = capsys.readouterr().err
     assert "weights of a stock DenseNet121; what they were fed and whose scans they saw is not known" in told
     assert f"weights: {len(encoder.state_dict())} tensors loaded (100%)\n  2 unexpected: class_layers.out.bias" in told

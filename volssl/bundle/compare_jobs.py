@@ -19,9 +19,10 @@ from volssl.bundle.compare_worker import DONE
 from volssl.bundle.config import bundle_config, parse_overrides, read_config, resolved, split_word, stated
 from volssl.bundle.evaluate import labels_for
 from volssl.bundle.shipped import TASK_BUNDLES
+from volssl.bundle.suspects import read_stage
 from volssl.bundle.targets import told_task
 from volssl.bundle.workflow import CONFIG, FIRST_STAGE
-from volssl.data import Store, refuse_labelled, refuse_seen
+from volssl.data import Store, refuse_labelled, refuse_seen, tell_other_key
 from volssl.data.training import chosen_rows
 from volssl.encoders import encoder_like, labelled_patients
 from volssl.encoders.file import encoder_path, read_encoder_file
@@ -201,7 +202,12 @@ def read_basis(
     table = labels_for(made, opened, labels)
     for arm in arms:
         if arm.encoder is not None:
-            refuse_seen(store, table.index, read_encoder_file(arm.encoder).patients, fold=values.get("fold"))
+            seen = read_encoder_file(arm.encoder).seen
+            tell_other_key(opened, seen, what=f"encoder {arm.encoder}")
+            refuse_seen(store, table.index, seen.patients, fold=values.get("fold"))
+    if values.get("suspects_path"):
+        stage = values["suspects_path"]
+        tell_other_key(opened, read_stage(Path(stage), made)["seen"], what=f"the first stage of {stage}")
     handlers = values["train"]["handlers"]
     place = next(i for i, handler in enumerate(handlers) if handler["_target_"] == VALIDATION)
     basis = Basis(values, place, made, opened, table, words, hashlib.sha256(labels.read_bytes()).hexdigest())

@@ -17,7 +17,7 @@ from volssl.bundle.runs import FineTuned, keep_validation, kept_validation, load
 from volssl.bundle.saliency import saliency
 from volssl.bundle.simulated import simulated_notice
 from volssl.bundle.workflow import CONFIG
-from volssl.data import Store, join_labels, refuse_seen
+from volssl.data import Store, join_labels, refuse_seen, tell_other_key
 from volssl.data.training import sides
 from volssl.encoders.weights import load_weights
 from volssl.engine.distributed import rank
@@ -28,6 +28,7 @@ from volssl.evaluation.page import number
 from volssl.evaluation.predictions import evaluate_predictions, write_metrics_json
 from volssl.evaluation.validation import MODEL
 from volssl.progress import say
+from volssl.seen import Seen
 from volssl.tasks import BoxCache, Task, TaskViews
 from volssl.tasks.inference import predict_table
 from volssl.tensors import load_tensors
@@ -50,8 +51,9 @@ def evaluate_run(
         by: columns of `SUBGROUPS` whose groups are told apart.
 
     Returns:
-        The figures of `evaluate_predictions`; `external` says that training saw nobody of the store, and `internal` is
-        then what `internal_auc` knows.
+        The figures of `evaluate_predictions`; `external` says that training is not known to have seen anybody of the
+        store, and `internal` is then what `internal_auc` knows. `patients_compared` says whether that can be relied on:
+        False where the hashes of both are of different keys, or not all are named.
 
     Raises:
         UserError: for a folder without a run, labels that do not fit, an empty split, or patients that training saw.
@@ -102,8 +104,9 @@ def evaluate_model(
     """`evaluate_run`, for a model whose weights are the `model.pt` in `run`."""
     opened = Store.open(store)
     table = labels_for(model.task, opened, labels)
-    known = bool(model.facts["patients"])
-    trained_on = set(model.facts["patients"])
+    seen = Seen.from_facts(model.facts)
+    trained_on, known = seen.patients, bool(seen.patients)
+    compared = tell_other_key(opened, seen, what=str(run / MODEL))
     own = not trained_on.isdisjoint(opened.columns("patient")["patient"].to_pylist()) if known else split != "all"
     fold = model.fold if own else None
     if split != "train":
@@ -115,7 +118,8 @@ def evaluate_model(
         raise UserError(f"{store}: no labelled volume of {whose} patient; there is nothing to evaluate")
     if known and not own and split != "all":
         say(
-            f"{store}: none of its patients was trained on, and its {split} patients alone are scored, "
+            f"{store}: none of its patients {'was' if compared else 'is known to have been'} trained on, and its "
+            f"{split} patients alone are scored, "
             f"{predictions['patient'].nunique()} of {table['patient'].nunique()} labelled: --split all takes all"
         )
     validation = None
@@ -131,7 +135,12 @@ def evaluate_model(
         validation=without(predictions, validation, store=store),
         by=by,
     )
-    metrics |= {"model_sha256": weights_hash(run), "external": not own, "internal": None if own else internal_auc(run)}
+    metrics |= {
+        "model_sha256": weights_hash(run),
+        "external": not own,
+        "patients_compared": compared,
+        "internal": None if own else internal_auc(run),
+    }
     out.mkdir(parents=True, exist_ok=True)
     write_parquet(predictions, out / "predictions.parquet")
     write_metrics_json(metrics, out / "metrics.json")
@@ -145,12 +154,21 @@ def evaluate_model(
             "Chosen epoch": str(model.facts["epoch"]),
             "Validation AUC of that epoch": number(auc if math.isfinite(auc) else None),
             "Patients seen in training": f"{len(trained_on):,}" if known else "not said",
+            **overlap(compared, own),
         },
         simulated=simulated_notice(opened),
         image_of=lambda volume_id: views.preprocessed(opened.scan(volume_id))[0][0].numpy(),
         looked_of=lambda volume_id: looked_at(model.network, views, opened.scan(volume_id)),
     )
     return metrics
+
+
+def overlap(compared: bool, own: bool) -> dict[str, str]:
+    """The line of the page on whether training saw patients of the store, where that is a question."""
+    if compared and own:
+        return {}
+    told = "none" if compared else "cannot be told: the hashes are of different keys, or not all are named"
+    return {"Of them in this store": told}
 
 
 def looked_at(network: nn.Module, views: TaskViews, scan: Scan) -> Looked:

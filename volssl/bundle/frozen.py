@@ -25,6 +25,7 @@ from volssl.evaluation.validation import MODEL, mean_auc, save_model
 from volssl.files import write_text
 from volssl.heads import NeighbourNetwork, TaskNetwork
 from volssl.progress import say
+from volssl.seen import NOBODY, Seen
 from volssl.tasks import Task, TaskViews
 from volssl.tasks.inference import columns, labels_of
 from volssl.transforms.head_box import BoxInfo
@@ -76,8 +77,8 @@ class FrozenFit:
         views: preprocess and label, without random changes.
         output_dir: the run's folder.
         features: folder where features are kept; "" takes `features` beside the run.
-        earlier_patients: keyed hashes of those whom the encoder saw.
-        labelled: of those whose labels trained it; the run's own do not.
+        earlier_patients: whom the encoder saw.
+        labelled: keyed hashes of those whose labels trained it; the run's own do not.
         device: `cpu`, `cuda`, or None for a GPU where there is one.
         resume: leave a run that is done as it is.
     """
@@ -91,7 +92,7 @@ class FrozenFit:
         views: TaskViews,
         output_dir: str,
         features: str = "",
-        earlier_patients: frozenset[str] = frozenset(),
+        earlier_patients: Seen = NOBODY,
         labelled: frozenset[str] = frozenset(),
         device: str | None = None,
         resume: bool = False,
@@ -99,7 +100,7 @@ class FrozenFit:
         self.network, self.train, self.validation, self.views = network, train, validation, views
         self.run_dir, self.task, self.resume = Path(output_dir), views.task, resume
         self.cache = FeatureCache(features or self.run_dir.parent / "features")
-        self.patients, self.labelled = set(earlier_patients) | set(train.patients), labelled
+        self.seen, self.labelled = earlier_patients | Seen.of(train), labelled
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def run(self) -> None:
@@ -128,13 +129,12 @@ class FrozenFit:
             self.run_dir / "encoder.pt",
             self.network.encoder,
             contract=self.task.contract,
-            patients=self.patients,
+            patients=self.seen.patients,
+            keys=self.seen.keys,
             labelled=self.labelled,
             method=type(self.network).__name__,
         )
-        save_model(
-            self.run_dir / MODEL, self.network, task=self.task, patients=self.patients, epoch=1, validation_auc=auc
-        )
+        save_model(self.run_dir / MODEL, self.network, task=self.task, seen=self.seen, epoch=1, validation_auc=auc)
 
     def side(self, encoder: Encoder, scans: TrainingScans) -> tuple[Tensor, Tensor]:
         """(N, dim) features and (N, T) targets of one side of the split."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from volssl.bundle.evaluate import labels_for
 from volssl.bundle.metadata import METADATA, read_facts
 from volssl.bundle.simulated import simulated_notice
 from volssl.bundle.training_data import ENCODER
-from volssl.data import Store, TrainingScans, refuse_seen
+from volssl.data import Store, TrainingScans, refuse_seen, tell_other_key
 from volssl.encoders import start_from
 from volssl.encoders.base import Encoder
 from volssl.encoders.weights import load_weights
@@ -27,6 +26,7 @@ from volssl.evaluation.metrics import average_precision, roc_auc, why_undefined
 from volssl.evaluation.predictions import write_metrics_json
 from volssl.evaluation.probe import linear_probe
 from volssl.progress import say
+from volssl.seen import UNKNOWN, Seen
 from volssl.tasks import BoxCache, Task, TaskViews
 from volssl.tensors import load_tensors
 
@@ -76,7 +76,8 @@ def score_encoder(
     seen = filled(encoder, weights, task)
     opened = Store.open(store)
     table = labels_for(task, opened, labels)
-    refuse_seen(store, table.index, seen, fold=fold)
+    tell_other_key(opened, seen, what=str(weights))
+    refuse_seen(store, table.index, seen.patients, fold=fold)
     views = TaskViews(task, table, cache=BoxCache())
     sides = {
         name: TrainingScans(
@@ -112,8 +113,8 @@ def score_encoder(
     return found
 
 
-def filled(encoder: Encoder, weights: Path, task: Task) -> Iterable[str]:
-    """Load weights that know what the task would feed them; returns the patients whom they name as seen."""
+def filled(encoder: Encoder, weights: Path, task: Task) -> Seen:
+    """Load weights that know what the task would feed them; returns whom they saw."""
     if not weights.is_file():
         raise UserError(f"{weights}: no weights there; give models/model.pt of a bundle, or the {ENCODER} of a run")
     if weights.name == ENCODER:
@@ -122,7 +123,7 @@ def filled(encoder: Encoder, weights: Path, task: Task) -> Iterable[str]:
     if (bundle / METADATA).is_file():
         read_facts(bundle).contract.refuse_unlike(task.contract, what=f"encoder {weights}", one_for_several=True)
     load_weights(EmbeddingNetwork(encoder), load_tensors(weights), source=str(weights), least=1.0)
-    return ()
+    return UNKNOWN
 
 
 def scored(

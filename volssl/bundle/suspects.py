@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from volssl.bundle.workflow import FIRST_STAGE
 from volssl.contract import InputContract
 from volssl.data.loader import ViewDataset
+from volssl.data.seen import tell_other_key
 from volssl.data.training import TrainingScans
 from volssl.encoders.weights import load_weights
 from volssl.engine import MethodTrainer, WarmupCosine
@@ -20,6 +21,7 @@ from volssl.errors import UserError
 from volssl.evaluation.validation import MODEL, Validation
 from volssl.methods.segmentation import Segmentation
 from volssl.progress import counted, say
+from volssl.seen import NOBODY, Seen
 from volssl.slabs import HeldOut, SuspectNetwork
 from volssl.tasks import Task, TaskViews
 from volssl.tasks.crops import MarkedCrops
@@ -91,11 +93,14 @@ class SuspectTraining:
         self.seed, self.workers = seed, workers
         self.device, self.precision, self.resume = device, precision, resume
         self.taken = read_stage(Path(path), task_views(train).task) if path else {}
+        if self.taken:
+            tell_other_key(train.store, self.taken["seen"], what=f"the first stage of {path}")
 
     @property
-    def patients(self) -> frozenset[str]:
-        """Keyed hashes of those whose scans trained what is taken over; the run's own patients are known to the run."""
-        return frozenset(self.taken.get("patients", ()))
+    def patients(self) -> Seen:
+        """Those whose scans trained what is taken over; the run's own patients are known to the run."""
+        seen: Seen = self.taken.get("seen", NOBODY)
+        return seen
 
     def run(self) -> None:
         """Fill the network.
@@ -205,6 +210,7 @@ class MaskedScans(ViewDataset):
         known, files = zip(scans.ids, scans.patients, strict=True), crops.views.masks.files
         kept = [i for i, (key, patient) in enumerate(known) if key in files and patient not in without]
         super().__init__([scans.scans[index] for index in kept], crops, seed=seed)
+        self.key_check = scans.key_check
         self.ids, self.patients = ([names[index] for index in kept] for names in (scans.ids, scans.patients))
 
 
@@ -216,7 +222,7 @@ def task_views(scans: TrainingScans) -> TaskViews:
 
 
 def read_stage(run: Path, task: Task) -> dict[str, Any]:
-    """The first stage of another run: `network`, its weights, and `patients`.
+    """The first stage of another run: `network`, its weights, and `seen`, whom they saw.
 
     Raises:
         UserError: where there is no finished run of the task, or it was fed something else.
@@ -228,4 +234,4 @@ def read_stage(run: Path, task: Task) -> dict[str, Any]:
     if facts["task"] != task.name or not state:
         raise UserError(f"{run}: a run of {facts['task']} marks no suspects; give one of `volssl finetune metastasis`")
     InputContract.from_dict(facts["contract"]).refuse_unlike(task.contract, what=f"suspects of {run}")
-    return {"network": state, "patients": facts["patients"]}
+    return {"network": state, "seen": Seen.from_facts(facts)}

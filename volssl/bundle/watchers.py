@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from volssl.contract import InputContract
-from volssl.data import Store, TrainingScans, join_labels
+from volssl.data import Store, TrainingScans, join_labels, tell_other_key
 from volssl.engine import CollapseMonitor, MethodTrainer, SaveEncoder, SavePictures
 from volssl.engine.handlers import Handler
 from volssl.errors import UserError
 from volssl.evaluation.online_probe import OnlineProbe
 from volssl.methods.base import Method
+from volssl.seen import NOBODY, Seen
 from volssl.tasks import BoxCache, TaskViews
 from volssl.tasks.base import Task
 from volssl.views.cropper import Cropping
@@ -25,7 +26,7 @@ class Watchers:
     Args:
         method: what is trained; its encoder is probed and kept.
         contract: what the encoder is fed.
-        earlier_patients: those of the run that this one goes on from.
+        earlier_patients: whom the run saw that this one goes on from.
         labelled: patients whose labels train the encoder, here or in an earlier run; those of the probe do not.
         store: folder of the store.
         labels: a table keyed by `study`; None or "" probes nothing, and the loss says which epoch is kept.
@@ -46,7 +47,7 @@ class Watchers:
         *,
         method: Method,
         contract: InputContract,
-        earlier_patients: Iterable[str] = (),
+        earlier_patients: Seen = NOBODY,
         labelled: Iterable[str] = (),
         store: str | Path,
         labels: str | Path | None = None,
@@ -58,6 +59,7 @@ class Watchers:
         stop_collapsed: bool = False,
     ) -> None:
         check_crops(method, contract)
+        tell_other_key(Store.open(store), earlier_patients, what="the encoder that this run goes on from")
         probe: OnlineProbe | None = None
         if labels and task is not None:
             refuse_other_scans(contract, task)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from volssl.data.preparation import PrepareSummary, prepare
     from volssl.data.sampler import StepSampler
     from volssl.data.scans import MemoryScan, read_scans
-    from volssl.data.seen import refuse_labelled, refuse_seen
+    from volssl.data.seen import refuse_labelled, refuse_seen, tell_other_key
     from volssl.data.splits import split_of
     from volssl.data.store import Store, StoredScan
     from volssl.data.training import TrainingScans, training_labels
@@ -39,6 +39,7 @@ __all__ = [
     "refuse_seen",
     "split_of",
     "step_loader",
+    "tell_other_key",
     "training_labels",
 ]
 
@@ -54,6 +55,7 @@ _HOMES = {
     "class_weights": "balance",
     "refuse_labelled": "seen",
     "refuse_seen": "seen",
+    "tell_other_key": "seen",
     "ViewDataset": "loader",
     "join_labels": "labels",
     "prepare": "preparation",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from volssl.errors import UserError
+from volssl.seen import NOT_SAID
 
 CHOICES = ("none", "weights", "sampling")
 _DRAWS = 2**16  # keeps the stream of draws apart from those of orders and samples
@@ -74,6 +75,7 @@ class BalancedSamples:
     def __init__(self, samples: Samples, classes: pd.Series) -> None:
         self.samples, self.seed = samples, samples.seed
         self.ids, self.patients = samples.ids, samples.patients
+        self.key_check = getattr(samples, "key_check", NOT_SAID)
         own = classes.loc[list(samples.ids)].to_numpy(float)
         self.members = [np.flatnonzero(own == one) for one in np.unique(own[~np.isnan(own)])]
 

@@ -1,4 +1,7 @@
-"""What an encoder may not have seen: scans of patients who are to be judged, labels beyond a fine-tuning's share."""
+"""What an encoder may not have seen: scans of patients who are to be judged, labels beyond a fine-tuning's share.
+
+Patients are compared by their keyed hashes, which says something only where the stores have one key.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ import pyarrow.compute as pc
 from volssl.data.store import Store
 from volssl.data.training import sides
 from volssl.errors import UserError
+from volssl.progress import say
+from volssl.seen import NOT_SAID, Seen
 
 
 def refuse_seen(
@@ -50,3 +55,28 @@ def refuse_labelled(store: Store, patients: Iterable[str], labelled: Iterable[st
             f"{what}: the encoder learnt from labels of {len(more)} patients more (first: {more[0]}), so that the "
             f"share would be none; {instead}"
         )
+
+
+def tell_other_key(store: Store, seen: Seen, *, what: str) -> bool:
+    """Say where nobody can tell whether patients of a store were seen: their hashes are of another key, or not known.
+
+    It is no error: the store of another site rightly has a key of its own.
+
+    Args:
+        what: was trained, for the line.
+
+    Returns:
+        Whether the patients of both can be compared.
+    """
+    others = seen.keys - ({store.key_check} - {NOT_SAID})
+    if not others:
+        return True
+    told = f"cannot tell whether patients of {store.path} were seen by {what}"
+    if others - {NOT_SAID} and store.key_check != NOT_SAID:
+        say(
+            f"{told}: the store was prepared with another key. If both are of one archive, prepare it anew with `--key "
+            "OTHER_STORE/private.key`; else make sure by other means that nobody is in both"
+        )
+    else:
+        say(f"{told}: not all of these are named, or not by which key")
+    return False

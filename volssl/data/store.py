@@ -109,6 +109,11 @@ class Store:
         """The secret of the store's hashes."""
         return read_key(self.path / KEY_FILE)
 
+    @cached_property
+    def key_check(self) -> str:
+        """What tells this store's key from another's, and leads back to neither; "" where the store does not say."""
+        return str(json.loads((self.path / STORE_RECORD).read_text()).get("key_check", ""))
+
     def __len__(self) -> int:
         return len(self._ids)
 

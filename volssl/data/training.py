@@ -54,6 +54,7 @@ class TrainingScans(ViewDataset):
         ids: keys of the volumes, sorted.
         patients: keyed hash of each volume's patient.
         strata: (volumes,) index of each one's modality in `MODALITIES`; None where one modality was asked for.
+        store: where they lie, and `key_check` tells the key of its hashes.
 
     Raises:
         UserError: where nothing is left, or the store has no such fold.
@@ -91,6 +92,7 @@ class TrainingScans(ViewDataset):
         self.ids: Sequence[str] = Texts(rows["id"])
         self.patients: Sequence[str] = Texts(rows["patient"])
         self.strata = strata_of(rows["modality"], modality)
+        self.store, self.key_check = opened, opened.key_check
         super().__init__(LazyScans(opened, self.ids), views, seed=seed)
         self.partners = partners_of(opened, rows["id"], pairs, age_years=age_years, views=views)
 

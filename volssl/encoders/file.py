@@ -15,6 +15,7 @@ from volssl.encoders.stock import recognised, stock_weights
 from volssl.encoders.weights import load_weights, match_channels
 from volssl.errors import UserError
 from volssl.progress import say
+from volssl.seen import NOBODY, NOT_SAID, UNKNOWN, Seen
 from volssl.tensors import load_tensors, save_tensors
 
 FORMAT = 1
@@ -27,7 +28,7 @@ class EncoderFile:
     Attributes:
         name, settings: the encoder's class and arguments; of stock weights those that show in their shapes.
         contract: what the encoder was fed; None where the file does not say.
-        patients: keyed hashes of those whose scans trained it.
+        seen: those whose scans trained it.
         labelled: keyed hashes of those whose labels trained it, as of the hybrid method or a fine-tuning.
         method: that trained it; empty where the file does not say.
     """
@@ -36,9 +37,14 @@ class EncoderFile:
     settings: dict[str, Any]
     state_dict: dict[str, Tensor]
     contract: InputContract | None
-    patients: frozenset[str]
+    seen: Seen
     labelled: frozenset[str]
     method: str
+
+    @property
+    def patients(self) -> frozenset[str]:
+        """Keyed hashes of those whose scans trained it."""
+        return self.seen.patients
 
 
 def save_encoder(
@@ -47,6 +53,7 @@ def save_encoder(
     *,
     contract: InputContract,
     patients: Iterable[str],
+    keys: Iterable[str] = (NOT_SAID,),
     labelled: Iterable[str] = (),
     method: str,
 ) -> None:
@@ -54,6 +61,7 @@ def save_encoder(
 
     Args:
         patients: keyed hashes of all whose scans trained it.
+        keys: that made these hashes, as of `Seen`.
         labelled: of those whose labels did.
     """
     save_tensors(
@@ -65,6 +73,7 @@ def save_encoder(
             "state_dict": {key: value.cpu() for key, value in encoder.state_dict().items()},
             "contract": contract.as_dict(),
             "patients": sorted(patients),
+            "keys": sorted(keys),
             "labelled": sorted(labelled),
             "method": method,
         },
@@ -98,7 +107,7 @@ def read_encoder_file(path: Path | str) -> EncoderFile:
             settings=values["settings"],
             state_dict=values["state_dict"],
             contract=InputContract.from_dict(values["contract"]),
-            patients=frozenset(values["patients"]),
+            seen=Seen.from_facts(values),
             labelled=frozenset(values.get("labelled", ())),  # an older file does not say
             method=values["method"],
         )
@@ -112,7 +121,7 @@ def read_encoder_file(path: Path | str) -> EncoderFile:
         name, settings = recognised(state)
     except ValueError as error:
         raise UserError(f"{file}: {error}; give weights of MONAI's SwinUNETR or DenseNet121 in 3D") from error
-    return EncoderFile(name, settings, state, contract=None, patients=frozenset(), labelled=frozenset(), method="")
+    return EncoderFile(name, settings, state, contract=None, seen=UNKNOWN, labelled=frozenset(), method="")
 
 
 def labelled_patients(path: Path | str | None, more: Iterable[str] = ()) -> frozenset[str]:
@@ -120,7 +129,7 @@ def labelled_patients(path: Path | str | None, more: Iterable[str] = ()) -> froz
     return (read_encoder_file(path).labelled if path else frozenset()) | frozenset(more)
 
 
-def start_from(encoder: Encoder, path: Path | str | None, contract: InputContract) -> frozenset[str]:
+def start_from(encoder: Encoder, path: Path | str | None, contract: InputContract) -> Seen:
     """Begin with the weights of an earlier run, where one is named, and say which keys were loaded.
 
     Weights for one input channel are brought to several windows, or several to one (`match_channels`).
@@ -131,21 +140,18 @@ def start_from(encoder: Encoder, path: Path | str | None, contract: InputContrac
         contract: what the encoder will be fed now.
 
     Returns:
-        The keyed hashes of the patients that the earlier run saw; none where the file does not know them.
+        Whom the earlier run saw; nobody without one.
 
     Raises:
         UserError: for an encoder of another architecture, or one that was fed something else.
     """
     if not path:
-        return frozenset()
+        return NOBODY
     file = read_encoder_file(path)
     if file.name != type(encoder).__name__:
         raise UserError(f"{path}: holds a {file.name}, this run builds a {type(encoder).__name__}; make them agree")
     if file.contract is None:
-        say(
-            f"{path}: weights of a stock {file.name}; what they were fed and whose scans they saw is not known, so "
-            "nobody can tell whether they saw a validation or test patient"
-        )
+        say(f"{path}: weights of a stock {file.name}; what they were fed and whose scans they saw is not known")
     else:
         file.contract.refuse_unlike(contract, what=f"encoder {path}", one_for_several=True)
     state, notes = match_channels(file.state_dict, encoder.first_layers, encoder.in_channels, source=str(path))
@@ -155,4 +161,4 @@ def start_from(encoder: Encoder, path: Path | str | None, contract: InputContrac
         if name not in ("in_channels", "checkpointing") and encoder.settings.get(name) != value
     ]
     say(str(load_weights(encoder, state, source=str(path), notes=notes)))
-    return file.patients
+    return file.seen

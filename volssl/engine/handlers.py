@@ -18,6 +18,7 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from volssl.contract import InputContract
 from volssl.encoders import Encoder, save_encoder
 from volssl.progress import bar
+from volssl.seen import NOBODY, Seen
 
 if TYPE_CHECKING:
     from volssl.engine.trainer import MethodTrainer
@@ -188,7 +189,7 @@ class SaveEncoder:
 
     Args:
         contract: what the encoder is fed.
-        earlier_patients: those of the run that this one goes on from.
+        earlier_patients: whom the run saw that this one goes on from.
         labelled: those whose labels train the encoder, in this run or one before.
         chosen_by: an `OnlineProbe` or a `Validation` of the same run, listed before this one among the handlers; the
             lowest loss where None.
@@ -199,13 +200,13 @@ class SaveEncoder:
         self,
         *,
         contract: InputContract,
-        earlier_patients: Iterable[str] = (),
+        earlier_patients: Seen = NOBODY,
         labelled: Iterable[str] = (),
         chosen_by: Chooser | None = None,
         encoder: Encoder | None = None,
     ) -> None:
         self.contract, self.encoder = contract, encoder
-        self.earlier_patients, self.labelled = set(earlier_patients), set(labelled)
+        self.earlier_patients, self.labelled = earlier_patients, set(labelled)
         self.lowest_loss = LowestLoss()
         self.chosen_by: Chooser = chosen_by or self.lowest_loss
 
@@ -224,11 +225,13 @@ class SaveEncoder:
 
     def save(self, engine: MethodTrainer, name: str) -> None:
         """Write the encoder as it is."""
+        seen = self.earlier_patients | Seen.of(engine.dataset)
         save_encoder(
             engine.run_dir / name,
             self.encoder or engine.method.encoder,
             contract=self.contract,
-            patients=self.earlier_patients | set(engine.dataset.patients),
+            patients=seen.patients,
+            keys=seen.keys,
             labelled=self.labelled,
             method=type(engine.method).__name__,
         )

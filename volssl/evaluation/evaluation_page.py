@@ -94,6 +94,7 @@ def write_report(
         validation=CHOSEN_ON_VALIDATION,
         bootstrap=metrics["bootstrap"],
         internal=metrics.get("internal"),
+        patients_compared=metrics.get("patients_compared", True),
         subgroups=subgroups,
         subgroup_columns={name: (COLUMNS | AT_A_POINT)[name] for name in SUBGROUP_FIGURES},
         small_subgroup=metrics["small_subgroup"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from volssl.errors import UserError
 from volssl.evaluation.metrics import roc_auc
 from volssl.progress import say
+from volssl.seen import NOBODY, Seen
 from volssl.tasks.base import Task
 from volssl.tasks.inference import predict_table
 from volssl.tasks.views import TaskViews
@@ -35,7 +36,7 @@ class Validation:
         network: that is trained.
         scans: of validation patients, labelled.
         views: of the scans, with labels and without random changes; its task names the output that counts.
-        earlier_patients: keyed hashes of those whom the encoder saw before; the run's own are added.
+        earlier_patients: whom the encoder saw before; the run's own are added.
         every: epochs between two validations; the last epoch is always validated.
         patience: end the run after so many epochs without a better figure; 0 for never.
 
@@ -49,7 +50,7 @@ class Validation:
         *,
         scans: Sequence[Scan],
         views: TaskViews,
-        earlier_patients: Iterable[str] = (),
+        earlier_patients: Seen = NOBODY,
         every: int = 1,
         patience: int = 0,
     ) -> None:
@@ -57,11 +58,11 @@ class Validation:
             raise UserError(f"patience={patience}: give {every} epochs or more, or 0 to train to the end")
         self.patience = patience
         self.network, self.task, self.scans, self.views = network, views.task, scans, views
-        self.patients, self.every = set(earlier_patients), every
+        self.seen, self.every = earlier_patients, every
         self.best, self.best_epoch = -math.inf, 0
 
     def attach(self, engine: MethodTrainer) -> None:
-        self.patients |= set(engine.dataset.patients)
+        self.seen |= Seen.of(engine.dataset)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         engine.add_event_handler(Events.STARTED, self.end_if_over)  # of a run that goes on, and had been ended
 
@@ -89,9 +90,7 @@ class Validation:
 
     def save(self, path: Path) -> None:
         """Write the network as it is."""
-        save_model(
-            path, self.network, task=self.task, patients=self.patients, epoch=self.best_epoch, validation_auc=self.best
-        )
+        save_model(path, self.network, task=self.task, seen=self.seen, epoch=self.best_epoch, validation_auc=self.best)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
@@ -117,9 +116,7 @@ def cases(column: pd.Series) -> np.ndarray:
     return np.concatenate([np.atleast_1d(np.asarray(cell, dtype=float)) for cell in column])
 
 
-def save_model(
-    path: Path, network: nn.Module, *, task: Task, patients: Iterable[str], epoch: int, validation_auc: float
-) -> None:
+def save_model(path: Path, network: nn.Module, *, task: Task, seen: Seen, epoch: int, validation_auc: float) -> None:
     """Write `model.pt`: a task's network, what it is fed, and the keyed hashes of all whose scans trained it."""
     save_tensors(
         path,
@@ -127,7 +124,8 @@ def save_model(
             "format": FORMAT,
             "task": task.name,
             "contract": task.contract.as_dict(),
-            "patients": sorted(patients),
+            "patients": sorted(seen.patients),
+            "keys": sorted(seen.keys),
             "epoch": epoch,
             "validation_auc": validation_auc,
             "network": {key: value.cpu() for key, value in network.state_dict().items()},
