@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.data.sources import block, write_nifti
+from volssl.bundle import earlier
+from volssl.bundle.compare_jobs import Arm, read_basis
 from volssl.bundle.evaluate import evaluate_run
 from volssl.bundle.workflow import finetune
 from volssl.data import Store, TrainingScans, join_labels, prepare
@@ -24,6 +26,7 @@ from volssl.data.split_store import split_store
 from volssl.encoders import build_encoder
 from volssl.encoders.file import read_encoder_file, save_encoder
 from volssl.errors import UserError
+from volssl.seen import Seen
 from volssl.tasks import Classification, TaskViews
 from volssl.tensors import load_tensors
 
@@ -110,11 +113,58 @@ def test_a_label_in_the_name_of_a_study_reaches_neither_store_nor_network(tmp_pa
     assert seen[0] == seen[1]  # bit for bit: the name is no input
 
 
-def seen_by(path: Path, patients: list[str], task: Classification) -> Path:
-    """An encoder.pt that says it was trained on these patients."""
+def seen_by(path: Path, patients: Iterable[str], task: Classification, keys: Iterable[str] = ("",)) -> Path:
+    """An encoder.pt that says it was trained on these patients, whose hashes are of these keys."""
     encoder = build_encoder(in_channels=1)
-    save_encoder(path, encoder, contract=task.contract, patients=patients, method="swav")
+    save_encoder(path, encoder, contract=task.contract, patients=patients, keys=keys, method="swav")
     return path
+
+
+@pytest.mark.parametrize("one_key", [True, False])
+def test_a_patient_of_two_stores_is_refused_by_one_key_and_by_two_a_line_says_that_nobody_can_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], one_key: bool
+) -> None:
+    """Ann is pretrained on in the store of an archive, and is a test patient of the store with labels."""
+    archive, labelled = tmp_path / "archive", tmp_path / "labelled"
+    prepare([sources(tmp_path / "one", [("S0", "Ann", "train"), ("S1", "Bob", "train")])], archive, workers=0)
+    folder = sources(tmp_path / "two", [("S0", "Ann", "test"), ("S1", "Bob", "train"), ("S2", "Cy", "validation")])
+    prepare([folder], labelled, workers=0, key=archive / "private.key" if one_key else None)
+    task = Classification(columns=["t"], classes={"t": ["0", "1"]}, grid=(16, 16, 8))
+    seen = Seen.of(TrainingScans(archive, views=TaskViews(task)))
+    file = seen_by(tmp_path / "encoder.pt", seen.patients, task, seen.keys)
+    assert bytes.fromhex((archive / "private.key").read_text()) not in file.read_bytes()
+    assert (archive / "private.key").read_text().strip().encode() not in file.read_bytes()
+    (tmp_path / "labels.csv").write_text("study,t\nS0,1\nS1,0\nS2,1\n")
+    opened = Store.open(labelled)
+    table = join_labels(opened, tmp_path / "labels.csv", ["t"])
+    train = TrainingScans(labelled, views=TaskViews(task, table), labels=table)
+    capsys.readouterr()
+    if one_key:
+        with pytest.raises(UserError, match="1 patients of validation and test were seen in training"):
+            earlier.refuse(file, opened, table, train=train, seen=read_encoder_file(file).seen)
+    else:
+        earlier.refuse(file, opened, table, train=train, seen=read_encoder_file(file).seen)
+    line = (
+        f"cannot tell whether patients of {labelled} were seen by encoder {file}: the store was prepared with another"
+    )
+    assert capsys.readouterr().err.count(line) == (0 if one_key else 1)
+
+
+def test_a_comparison_says_once_of_each_encoder_that_it_cannot_be_compared(
+    store: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = Classification(columns=["t"], classes={"t": ["0", "1"]}, grid=(16, 16, 8), spacing_mm=(12.0, 12.0, 24.0))
+    own = Store.open(store).key_check
+    given = {"mine": [own], "theirs": [own, "f" * 24], "old": [""]}
+    arms = [Arm(name, seen_by(tmp_path / f"{name}.pt", ["a" * 24], task, keys)) for name, keys in given.items()]
+    given_words = {"labels": cohort / "labels.csv", "words": WORDS, "target": "hemorrhage"}
+    read_basis("classification", store=store, arms=[Arm("scratch"), *arms], **given_words)  # type: ignore[arg-type]
+    told = [line for line in capsys.readouterr().err.splitlines() if "cannot tell" in line]
+    start = f"cannot tell whether patients of {store} were seen by encoder {tmp_path}"
+    assert [line.split(". ")[0] for line in told] == [
+        f"{start}/theirs.pt: the store was prepared with another key",
+        f"{start}/old.pt: not all of these are named, or not by which key",
+    ]
 
 
 @pytest.mark.parametrize("side", ["validation", "test"])
@@ -137,13 +187,15 @@ def test_whom_the_encoder_saw_is_handed_on_and_refused_by_evaluation(store: Path
     rows = Store.open(own).columns("patient", "split").to_pandas()
     stranger = rows.loc[rows["split"] == "train", "patient"].iloc[0]
     task = Classification(columns=["t"], classes={"t": ["0", "1"]}, grid=(16, 16, 8), spacing_mm=(12.0, 12.0, 24.0))
-    encoder = seen_by(tmp_path / "encoder.pt", [stranger, "someone of another store"], task)
+    encoder = seen_by(tmp_path / "encoder.pt", [stranger, "someone of another store"], task, ["f" * 24])
     labels, run = cohort / "labels.csv", tmp_path / "run"
     finetune("classification", target="hemorrhage", store=own, labels=labels, out=run, encoder=encoder, words=WORDS)
     handed = set(load_tensors(run / "model.pt")["patients"])
     trained = set(rows.loc[rows["split"] == "train", "patient"])
     assert handed == trained | {"someone of another store"}
     assert read_encoder_file(run).patients == handed  # and on to whoever goes on from this run
+    assert load_tensors(run / "model.pt")["keys"] == sorted(["f" * 24, Store.open(own).key_check])
+    assert read_encoder_file(run).seen.keys == {"f" * 24, Store.open(own).key_check}
     table = pd.read_csv(cohort / "patients.csv")
     names = dict(zip(table["patient"], table["split"], strict=True))
     moved = next(name for name, side in names.items() if side == "train")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def sides_of(store: Path) -> set[str]:
     return set(Store.open(store).rows["split"].to_pylist())
 
 
+def facts_of(page: str) -> dict[str, str]:
+    """What the head of a page says, by name."""
+    return dict(re.findall(r"<dt>(.*?)</dt>\s*<dd>(.*?)</dd>", page))
+
+
 def copied(run: Path, out: Path, **facts: object) -> Path:
     """A run in which model.pt says something else."""
     shutil.copytree(run, out)
@@ -92,7 +98,33 @@ def test_another_sites_store_is_judged_whole_at_the_thresholds_of_the_runs_own_v
     point = metrics["outputs"]["hemorrhage"]["operating_points"]["equal"]
     assert point["threshold"] == equal_point(own["y_hemorrhage"].to_numpy(), own["p_hemorrhage"].to_numpy())
     assert point["chosen_on"] == "validation"
-    assert "all patients of another store" in (tmp_path / "all" / "report.html").read_text()
+    page = (tmp_path / "all" / "report.html").read_text()
+    assert "all patients of another store" in page
+    assert metrics["patients_compared"] is True
+    assert facts_of(page)["Of them in this store"] == "none"
+
+
+def test_where_keys_differ_nothing_claims_that_training_saw_nobody_of_another_store(
+    run: Path,
+    store: Path,
+    cohort: Path,
+    elsewhere: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    moved, (other, labels) = copied(run, tmp_path / "run", keys=["f" * 24]), elsewhere
+    evaluate_run(moved, store=store, labels=cohort / "labels.csv", split="test", out=moved / "test")
+    capsys.readouterr()
+    split = next(side for side in ("test", "validation", "train") if side in sides_of(other))
+    metrics = evaluate_run(moved, store=other, labels=labels, split=split, out=tmp_path / "out")
+    told = capsys.readouterr().err
+    assert told.count(f"cannot tell whether patients of {other} were seen by {moved / 'model.pt'}") == 1
+    assert "none of its patients is known to have been trained on" in told
+    assert (metrics["external"], metrics["patients_compared"]) == (True, False)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert facts_of(page)["Of them in this store"].startswith("cannot be told")
+    assert "Whether a patient is in both, or was seen in training, cannot be told." in page
+    assert "The two are of different patients" not in page
 
 
 def test_another_sites_auc_stands_beside_the_runs_own_and_only_its_test_patients_are_a_hint(
@@ -127,7 +159,7 @@ def test_another_sites_auc_stands_beside_the_runs_own_and_only_its_test_patients
     assert first[0] == "hemorrhage"
     assert str(first[1]).startswith(f"{wanted['value']:.2f} (")
     assert first[2] == "–" if here["value"] is None else str(first[2]).startswith(f"{here['value']:.2f}")
-    assert "Internal and external" in (moved / "elsewhere" / "report.html").read_text()
+    assert "The two are of different patients" in (moved / "elsewhere" / "report.html").read_text()
     save_tensors(moved / "model.pt", load_tensors(moved / "model.pt") | {"epoch": 7})  # another file: other weights
     assert internal_auc(moved) is None
 

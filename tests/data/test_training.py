@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import pickle
 from pathlib import Path
 
@@ -10,11 +12,20 @@ import pandas as pd
 import pytest
 from torch import Tensor
 
-from tests.data.made_store import hashed, row, write_store
-from volssl.data import Store, TrainingScans, join_labels, refuse_labelled, refuse_seen, training_labels
+from tests.data.made_store import SECRET, hashed, row, write_store
+from volssl.data import (
+    Store,
+    TrainingScans,
+    join_labels,
+    refuse_labelled,
+    refuse_seen,
+    tell_other_key,
+    training_labels,
+)
 from volssl.data.manifest import Row
 from volssl.data.store import StoredScan
 from volssl.errors import UserError
+from volssl.seen import Seen
 from volssl.views.base import Scan
 
 
@@ -128,6 +139,37 @@ def test_patients_of_a_fold_that_were_seen_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="2 patients of validation and test were seen"):
         refuse_seen(store, ids, [hashed(f"P{i}") for i in range(3)], fold=1)
     refuse_seen(store, ids[:2], [hashed("P2")])
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ([], ""),
+        (["own"], ""),
+        (["own", "f" * 24], "another key"),
+        (["own", ""], "not by which key"),
+        (["", "f" * 24], "another key"),
+    ],
+)
+def test_patients_of_other_keys_or_of_none_cannot_be_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: list[str], told: str
+) -> None:
+    store = Store.open(write_store(tmp_path / "store", [row("S0", "P0")]))
+    own = hmac.new(SECRET, b"check\0", "sha256").hexdigest()[:24]
+    seen = Seen(frozenset([hashed("P0")]), frozenset(own if key == "own" else key for key in keys))
+    assert tell_other_key(store, seen, what="model.pt") is (told == "")
+    line = capsys.readouterr().err
+    assert told in line
+    assert line.count("cannot tell whether patients of") == (told != "")
+
+
+def test_a_store_that_does_not_say_its_key_is_compared_with_nobody(tmp_path: Path) -> None:
+    store = Store.open(write_store(tmp_path / "store", [row("S0", "P0", split="train")]))
+    record = store.path / "store.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "key_check": ""}))
+    seen = Seen.of(of(store.path))
+    assert seen == Seen(frozenset([hashed("P0")]), frozenset([""]))
+    assert not tell_other_key(store, seen, what="model.pt")
 
 
 def test_fractions_are_nested_and_keep_whole_patients(tmp_path: Path) -> None:

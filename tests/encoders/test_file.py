@@ -46,6 +46,8 @@ def test_whose_labels_trained_it_is_told_and_an_older_file_that_does_not_say_sti
     assert labelled_patients("", ["c"]) == {"c"}
     save_tensors(file, {key: value for key, value in load_tensors(file).items() if key != "labelled"})
     assert read_encoder_file(file).labelled == set()
+    save_tensors(file, {key: value for key, value in load_tensors(file).items() if key != "keys"})
+    assert read_encoder_file(file).seen == Seen(frozenset("ab"), frozenset([""]))
     assert read_encoder_file(file).patients == {"a", "b"}
 
 
