@@ -155,6 +155,23 @@ def grid(*size: int) -> Callable[[Path, Path], None]:
     return both(contract(grid=list(size), spacing_mm=spacing_mm), config("grid: [32, 36, 12]", f"grid: {list(size)}"))
 
 
+def windows(count: int) -> Callable[[Path, Path], None]:
+    """So many windows in metadata and config, and weights of a network that sees them all."""
+
+    def widened(path: Path, canary: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        (stem,) = (name for name, value in state.items() if value.ndim == 5 and value.shape[1] == 1)
+        save_tensors(path, state | {stem: state[stem].repeat(1, count, 1, 1, 1)})
+
+    many = [[55.0, 200.0]] * count
+    return both(
+        contract(window_hu=many, channels=count),
+        config("window_hu: [55.0, 200.0]", f"window_hu: {many}"),
+        config("in_channels: 1,", f"in_channels: {count},"),
+        weights("model.pt", widened),
+    )
+
+
 def metadata_text(old: str, new: str) -> Callable[[Path, Path], None]:
     """Replaces a text of the metadata."""
 
@@ -371,6 +388,9 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "six hundred windows": (
         both(contract(window_hu=[[55.0, 200.0]] * 600, channels=600), grid(256, 256, 128)),
         "voxels is none, or more than volssl makes",
+    ),
+    "three hundred windows of a small input": (
+        windows(300), "an input of 300 channels is more than volssl makes, which are 16"
     ),
     "a network that makes too much of its input": (
         both(grid(250, 250, 240), metadata(slices=240), config("slices: 12", "slices: 240"),

@@ -23,6 +23,7 @@ INFERENCE = Path("configs") / "inference.yaml"
 NETWORK, ENCODER = "network_def", "encoder"
 KINDS = ("binary", "multi-class", "ordinal")
 LARGEST_INPUT = 2**24  # values: voxels of all channels
+MOST_CHANNELS = 16  # of the scan itself, before it is brought to the grid; of all series that are joined
 LARGEST_OUTPUT = 2**30  # values that one layer makes
 
 
@@ -70,6 +71,8 @@ def refuse_other_input(config: Mapping[str, Any], facts: BundleFacts) -> None:
     if min(contract.grid) < 1 or math.prod(contract.grid) * facts.channels > LARGEST_INPUT:
         size = "×".join(str(n)[:9] for n in contract.grid)
         raise ValueError(f"an input of {size} voxels is none, or more than volssl makes")
+    if facts.channels > MOST_CHANNELS:
+        raise ValueError(f"an input of {facts.channels} channels is more than volssl makes, which are {MOST_CHANNELS}")
     kinds, sizes = config.get("kinds", []), config.get("sizes", [])
     countable = all(type(n) is int and n > 0 for n in sizes)
     if len(kinds) != len(sizes) or not countable or not all(kind in KINDS for kind in kinds):
