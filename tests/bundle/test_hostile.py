@@ -380,7 +380,14 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
         "11 slices, the input has 12",
     ),
     "metadata with slices without end": (metadata(slices=10**9), "feeds slices 12, the weights were trained with 1000"),
-    "metadata with a label that a column has": (metadata(labels=["study", *LABELS[1:]]), "a label is one of study, "),
+    "metadata with a label that a column has": (metadata(labels=["study", *LABELS[1:]]), "a label is one of notice, "),
+    "metadata with a label called notice": (metadata(labels=["notice", *LABELS[1:]]), "a label is one of notice, "),
+    "metadata with a label that a spreadsheet runs": (
+        metadata(labels=["=HYPERLINK(A1)", *LABELS[1:]]), "a label begins with one of = + - @"
+    ),
+    "metadata with a label that a spreadsheet calls": (
+        metadata(labels=[*LABELS[:-1], "@SUM(A1)"]), "a label begins with one of = + - @"
+    ),
     "metadata with two equal labels": (metadata(labels=["a", *LABELS[1:]]), "two labels are the same"),
     "metadata with a word for yes or no": (metadata(simulated_training_data="no"), "simulated_training_data is a str"),
     "metadata of a task that there is not": (metadata(task="stroke"), "there is no task stroke"),

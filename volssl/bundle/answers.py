@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from volssl.bundle.answer_content import answer, joined, notice
 from volssl.bundle.answer_keys import AnswerKeys
-from volssl.bundle.metadata import BundleFacts, read_facts
+from volssl.bundle.metadata import BEFORE, BEHIND, BundleFacts, read_facts
 from volssl.bundle.ranges import PooledFeature, measure
 from volssl.bundle.weights import read_space
 from volssl.data.source_paths import PATHS
@@ -221,7 +221,7 @@ def table(answers: Sequence[Answer], refused: Sequence[tuple[str, str]], facts: 
     """A CSV: a row a volume, then a row a study without an answer: its key and why. Each begins with the notice."""
     text = io.StringIO()
     features = [f"feature_{index}" for index in range(facts.dim)]
-    columns = ["notice", "study", "answer", *facts.labels, "in_training_range", "warnings", "failure", *features]
+    columns = [*BEFORE, *facts.labels, *BEHIND, *features]
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for one in answers:

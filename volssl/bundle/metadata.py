@@ -20,7 +20,10 @@ SECTION = "volssl"  # of metadata.json
 FORMAT = 1
 LARGEST_FILE_MB = 4
 LONGEST = 100  # signs of a name
-COLUMNS = ("study", "answer", "in_training_range", "warnings", "failure")  # of the table of answers, beside the labels
+BEFORE = ("notice", "study", "answer")  # columns of the table of answers, before the labels
+BEHIND = ("in_training_range", "warnings", "failure")
+COLUMNS = (*BEFORE, *BEHIND)
+FORMULA = ("=", "+", "-", "@")  # what a spreadsheet takes the start of a cell for
 BOXES = ("head", "foreground", "middle")
 
 
@@ -172,6 +175,7 @@ def refuse_contradiction(facts: BundleFacts) -> None:
         (not re.fullmatch("[0-9a-f]{64}", facts.weights_sha256), "weights_sha256 is no SHA-256"),
         (len(set(facts.labels)) < len(facts.labels), "two labels are the same"),
         (set(facts.labels) & set(COLUMNS), f"a label is one of {', '.join(COLUMNS)}, as other columns are"),
+        (any(label.startswith(FORMULA) for label in facts.labels), f"a label begins with one of {' '.join(FORMULA)}"),
         (min(facts.slices, facts.dim) < 0, "a number of slices or of a feature is below 0"),
         (facts.dim and (facts.labels or facts.slices), "a feature has neither labels nor slices"),
         (not facts.dim and not 0 < facts.volume <= len(facts.labels), f"{facts.volume} of {len(facts.labels)} labels"),
