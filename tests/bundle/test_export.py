@@ -240,6 +240,14 @@ def test_a_run_without_types_or_slices_is_exported_as_it_is(run_copy: Path, tmp_
     assert values["volssl"]["slices"] == 0
 
 
+def test_a_run_that_answers_for_mirror_images_says_so_in_its_metadata(run_copy: Path, tmp_path: Path) -> None:
+    config = run_copy / "config.yaml"
+    config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"flips": True}))
+    export_run(run_copy, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text())["volssl"]["flips"] is True
+    assert yaml.safe_load((tmp_path / "out" / "configs" / "inference.yaml").read_text())["flips"] is True
+
+
 def test_a_folder_with_something_else_is_refused_and_left_alone(line: Line, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="no bundle of volssl; name another folder"):

@@ -22,6 +22,7 @@ import yaml
 
 from tests.bundle.conftest import Line
 from volssl import cli
+from volssl.tasks.hemorrhage import TYPES
 from volssl.tensors import save_tensors
 
 INFERER = "inferer: {_target_: monai.inferers.SimpleInferer}"
@@ -153,6 +154,12 @@ def grid(*size: int) -> Callable[[Path, Path], None]:
     extent_mm = (168.0, 196.0, 140.0)
     spacing_mm = [mm / n for mm, n in zip(extent_mm, size, strict=True)]
     return both(contract(grid=list(size), spacing_mm=spacing_mm), config("grid: [32, 36, 12]", f"grid: {list(size)}"))
+
+
+def resized(*spacing_mm: float) -> Callable[[Path, Path], None]:
+    """Other voxels of the input, in metadata and config."""
+    extent_mm = [mm * n for mm, n in zip(spacing_mm, (32, 36, 12), strict=True)]
+    return both(contract(spacing_mm=list(spacing_mm)), entry("extent_mm", str(extent_mm)))
 
 
 def windows(count: int) -> Callable[[Path, Path], None]:
@@ -388,6 +395,22 @@ HOSTILE: dict[str, tuple[Callable[[Path, Path], None], str]] = {
     "metadata with a label that a spreadsheet calls": (
         metadata(labels=[*LABELS[:-1], "@SUM(A1)"]), "a label begins with one of = + - @"
     ),
+    "metadata with two types the other way round": (
+        metadata(labels=["hemorrhage", *reversed(TYPES)]), "those of hemorrhage are hemorrhage, subarachnoid, subdural"
+    ),
+    "metadata with voxels of a billionth millimetre": (
+        resized(1e-9, 1.0, 1.0), "an input with voxels of 1e-09×1×1 mm; plausible are 0.05 to 50 mm"
+    ),
+    "metadata with an extent of four metres": (
+        resized(1.0, 4000 / 36, 1.0), "an input with voxels of 1×111.111×1 mm; plausible are 0.05 to 50 mm"
+    ),
+    "an answer for the mirror image too": (
+        config("flips: false", "flips: true"), "feeds flips True, the weights were trained with False"
+    ),
+    "metadata that lie about the mirror image": (
+        metadata(flips=True), "feeds flips False, the weights were trained with True"
+    ),
+    "metadata with a word for the mirror image": (metadata(flips="no"), "flips is a str"),
     "metadata with two equal labels": (metadata(labels=["a", *LABELS[1:]]), "two labels are the same"),
     "metadata with a word for yes or no": (metadata(simulated_training_data="no"), "simulated_training_data is a str"),
     "metadata of a task that there is not": (metadata(task="stroke"), "there is no task stroke"),

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 import yaml
 
 from tests.bundle.conftest import Line
+from volssl.bundle.agreement import refuse_other_labels
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.verify import check_bundle, config_findings, string_findings
 from volssl.errors import UserError
@@ -122,6 +124,31 @@ def test_the_expression_would_have_run_in_a_bundle_that_is_trusted(line: Line, e
 def test_what_export_writes_has_no_finding(line: Line) -> None:
     assert config_findings(yaml.safe_load((line.bundle / "configs" / "inference.yaml").read_text())) == []
     assert check_bundle(line.bundle).facts.labels[0] == "hemorrhage"
+
+
+def test_metadata_of_before_there_was_a_mirror_image_mean_that_there_is_none(bundle_copy: Path) -> None:
+    path = bundle_copy / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    assert metadata["volssl"].pop("flips") is False
+    del metadata["volssl"]["join"]
+    path.write_text(json.dumps(metadata))
+    assert check_bundle(bundle_copy).facts.flips is False
+
+
+@pytest.mark.parametrize(
+    ("labels", "kinds", "match"),
+    [
+        (("metastasis",), ["binary", "multi-class"], "kinds binary, multi-class; those of metastasis are all binary"),
+        (("tumour",), ["binary", "binary"], "labels tumour; those of metastasis are metastasis"),
+    ],
+)
+def test_a_task_has_labels_and_kinds_of_its_own(
+    line: Line, labels: tuple[str, ...], kinds: list[str], match: str
+) -> None:
+    facts = replace(check_bundle(line.bundle).facts, task="metastasis", labels=labels, volume=1)
+    refuse_other_labels(replace(facts, labels=("metastasis",)), ["binary", "binary"])
+    with pytest.raises(ValueError, match=match):
+        refuse_other_labels(facts, kinds)
 
 
 def test_a_config_without_one_of_its_parts_is_an_error_of_one_line(line: Line, edited: Edited, marker: Path) -> None:

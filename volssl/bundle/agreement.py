@@ -7,7 +7,7 @@ be what those mean, and of a size that fits.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from volssl.bundle.config import read_config
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.shipped import PRETRAINING, TASK_BUNDLES, bundle_folder
 from volssl.contract import as_list
+from volssl.tasks.hemorrhage import TYPES, Hemorrhage
+from volssl.tasks.metastasis import Metastasis
 
 INFERENCE = Path("configs") / "inference.yaml"
 NETWORK, ENCODER = "network_def", "encoder"
 KINDS = ("binary", "multi-class", "ordinal")
+OWN_LABELS = {Hemorrhage.name: ("hemorrhage", *TYPES), Metastasis.name: Metastasis.volume_outputs}
 LARGEST_INPUT = 2**24  # values: voxels of all channels
 MOST_CHANNELS = 16  # of the scan itself, before it is brought to the grid; of all series that are joined
+VOXEL_MM = (0.05, 50.0)  # of the input: no network is fed smaller or larger ones
 LARGEST_OUTPUT = 2**30  # values that one layer makes
 
 
@@ -73,6 +77,9 @@ def refuse_other_input(config: Mapping[str, Any], facts: BundleFacts) -> None:
         raise ValueError(f"an input of {size} voxels is none, or more than volssl makes")
     if facts.channels > MOST_CHANNELS:
         raise ValueError(f"an input of {facts.channels} channels is more than volssl makes, which are {MOST_CHANNELS}")
+    if not all(VOXEL_MM[0] <= mm <= VOXEL_MM[1] for mm in contract.spacing_mm):
+        sides = "×".join(f"{mm:g}" for mm in contract.spacing_mm)
+        raise ValueError(f"an input with voxels of {sides} mm; plausible are {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm")
     kinds, sizes = config.get("kinds", []), config.get("sizes", [])
     countable = all(type(n) is int and n > 0 for n in sizes)
     if len(kinds) != len(sizes) or not countable or not all(kind in KINDS for kind in kinds):
@@ -88,6 +95,7 @@ def refuse_other_input(config: Mapping[str, Any], facts: BundleFacts) -> None:
         ("modality", config["modality"] if modality == "@modality" else modality, contract.modality),
         ("place", config.get("place", "middle" if facts.dim else "head"), facts.box),
         ("join", config.get("join", ""), facts.join),
+        ("flips", config.get("flips", False), facts.flips),
         ("slices", config.get("slices", facts.slices), facts.slices),
         ("volume", config.get("volume", facts.volume), facts.volume),
         ("types", config.get("types", types), types),
@@ -97,6 +105,21 @@ def refuse_other_input(config: Mapping[str, Any], facts: BundleFacts) -> None:
             raise ValueError(f"{INFERENCE} feeds {name} {as_list(fed)}, the weights were trained with {wanted}")
     if facts.slices not in (0, contract.grid[2]):
         raise ValueError(f"metadata name {facts.slices} slices, the input has {contract.grid[2]}")
+    refuse_other_labels(facts, kinds)
+
+
+def refuse_other_labels(facts: BundleFacts, kinds: Sequence[str]) -> None:
+    """Raise a ValueError where a task that has labels of its own is given others, in another order or of another kind.
+
+    Hemorrhage is learnt with all of its types or with none.
+    """
+    own = OWN_LABELS.get(facts.task)
+    if own is None:
+        return
+    if facts.labels not in (own, own[:1]):
+        raise ValueError(f"labels {', '.join(facts.labels)}; those of {facts.task} are {', '.join(own)}, in this order")
+    if set(kinds) - {"binary"}:
+        raise ValueError(f"{INFERENCE} has kinds {', '.join(kinds)}; those of {facts.task} are all binary")
 
 
 def same(fed: Any, wanted: Any) -> bool:

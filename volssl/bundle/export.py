@@ -127,6 +127,7 @@ def facts_of(packed: Packed, folder: Path, recipe: Path) -> BundleFacts:
         contract=packed.contract,
         box=packed.box,
         join=packed.join,
+        flips=packed.flips,
         weights_sha256=hashes[WEIGHTS],
         simulated=known.simulated if known else None,
         ranges=replace(known.ranges, features_sha256=hashes.get(FEATURES, "")) if known else None,

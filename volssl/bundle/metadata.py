@@ -41,6 +41,7 @@ class BundleFacts:
         contract: what the network is fed.
         box: where that is cut from a scan: `head`, `foreground`, or `middle` for an embedding.
         join: how features of an axial and a coronal series of a study are joined; empty looks at each alone.
+        flips: whether the answer is the mean of the logits of a scan and its left-right mirror image.
         weights_sha256: of models/model.pt.
         simulated: whether the training data were simulated; None where nobody knows.
         ranges: of the training volumes; None where they were not at hand when the bundle was written.
@@ -59,6 +60,7 @@ class BundleFacts:
     simulated: bool | None
     ranges: TrainingRanges | None
     join: str = ""
+    flips: bool = False
 
     @property
     def channels(self) -> int:
@@ -76,6 +78,7 @@ class BundleFacts:
             "dim": self.dim,
             "box": self.box,
             "join": self.join,
+            "flips": self.flips,
             "input_contract": self.contract.as_dict(),
             "weights_sha256": self.weights_sha256,
             "simulated_training_data": self.simulated,
@@ -130,7 +133,9 @@ def read_facts(bundle: Path) -> BundleFacts:
             weights_sha256=text(section, "weights_sha256"),
             simulated=typed(section, "simulated_training_data", bool, type(None)),
             ranges=None if ranges is None else TrainingRanges.from_dict(ranges),
-            join=typed({"join": section.get("join", "")}, "join", str),  # not in bundles of before there was one
+            # neither is in bundles of before there was one
+            join=typed({"join": "", **section}, "join", str),
+            flips=typed({"flips": False, **section}, "flips", bool),
         )
         refuse_contradiction(facts)
         return facts

@@ -35,7 +35,7 @@ class Packed:
         network: in evaluation mode; with an `encoder`.
         recipe: name of the shipped bundle whose weights these are.
         task, labels, volume, slices, dim, box, contract: as in `BundleFacts`.
-        join: as in `BundleFacts`.
+        join, flips: as in `BundleFacts`.
         values: entries of the recipe's inference config, by how its lines begin.
         patients: how many the weights saw, an encoder that they began with included.
         began: a sentence on what the weights began as.
@@ -58,6 +58,7 @@ class Packed:
     known: TrainingData | None
     figures: dict[str, Any] | None
     join: str = ""
+    flips: bool = False
 
 
 def packed_run(run: Path) -> Packed:
@@ -108,6 +109,7 @@ def packed_classifier(run: Path) -> Packed:
         known=training_data(run, model),
         figures=evaluation_of(run, MODEL),
         join=task.join or "",
+        flips=network.flips,
     )
 
 
