@@ -18,9 +18,12 @@ from monai.bundle import ConfigWorkflow, onnx_export
 
 from tests.bundle.conftest import BRAIN_GRID, GRID, Line
 from tests.ranks import on_ranks
+from volssl.bundle.config import read_config
+from volssl.bundle.export import export_run
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.runs import load_run
 from volssl.bundle.shipped import PRETRAINING, bundle_folder, train_configs
+from volssl.bundle.verify import check_bundle
 from volssl.tensors import load_tensors
 
 pytestmark = pytest.mark.slow
@@ -72,7 +75,11 @@ def test_a_bundle_trains_again_with_other_values(case: Case, tmp_path: Path) -> 
     run(tmp_path / "here", files(case.bundle, "train"), *(f"--{key}={value}" for key, value in given.items()), *labels)
     rows = [json.loads(line) for line in (tmp_path / "here/again/metrics.jsonl").read_text().splitlines()]
     assert max(row["epoch"] for row in rows if "loss" in row) >= 1
-    assert (tmp_path / "here" / "again" / "encoder.pt").is_file()
+    again, out = tmp_path / "here" / "again", tmp_path / "out"
+    assert (again / "encoder.pt").is_file()
+    export_run(again, out)
+    assert check_bundle(out).facts.task == check_bundle(case.bundle).facts.task
+    assert read_config(out / "configs" / "train.yaml")["bundle_root"] == "."
 
 
 def test_a_bundle_answers_with_other_values(case: Case, tmp_path: Path) -> None:

@@ -238,6 +238,7 @@ def test_the_line_with_monai_alone_gives_the_same_weights(
     assert mine.patients == theirs.patients
     assert all(torch.equal(mine.state_dict[key], theirs.state_dict[key]) for key in mine.state_dict)
     assert (ours / "metrics.jsonl").read_text() == (run / "metrics.jsonl").read_text()
+    assert read_config(ours / "config.yaml") == read_config(run / "config.yaml")
 
 
 @pytest.mark.parametrize(

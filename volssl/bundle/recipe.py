@@ -28,7 +28,14 @@ from volssl.files import write_text
 
 CARD, LICENCE = Path("docs") / "README.md", Path("docs") / "data_license.txt"
 FILLED = (WEIGHTS, FEATURES, METADATA, INFERENCE, CARD, LICENCE, *(file for file, _, _ in FORMATS.values()))
-PLACES = ("dataset_dir", "labels", "output_dir", "encoder_path", "suspects_path")  # keys that name places
+PLACES = (
+    "bundle_root",
+    "dataset_dir",
+    "labels",
+    "output_dir",
+    "encoder_path",
+    "suspects_path",
+)  # keys that name places
 CIRCUMSTANCES = (*PLACES, "resume", "device", "workers", "checkpoint_steps")  # what leaves no trace in the weights
 SHIPPED = "shipped"
 HEADER = """# What the weights in models/ were trained with, where it is not the default. `volssl export` wrote it.
