@@ -1,23 +1,27 @@
-"""Presets of the pretraining configs: what they state is what was published, and what they name can be built."""
+"""Presets of the train configs: what they state is what was published, and what they name can be built."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigParser
 
+import volssl.bundle.workflow as workflow
 from volssl.bundle.config import bundle_config, read_config, resolved
-from volssl.bundle.shipped import PRESETS, PRETRAINING, bundle_folder, train_configs
-from volssl.bundle.workflow import pretrain
+from volssl.bundle.shipped import PRESETS, PRETRAINING, TASK_BUNDLES, bundle_folder, train_configs
+from volssl.bundle.workflow import pretrain, refuse_changes
 from volssl.data import Store
 from volssl.encoders import PaperDenseNet
 from volssl.engine import LARC, schedule
-from volssl.errors import UserError
+from volssl.errors import UsageError, UserError
 from volssl.evaluation.history import read_history
 
 FILES = sorted(
@@ -115,6 +119,40 @@ def test_the_default_preset_is_called_single() -> None:
     for name in train_configs(PRETRAINING):
         assert bundle_config(PRETRAINING, name, preset="single") == bundle_config(PRETRAINING, name)
     assert [path.name for path in bundle_config(PRETRAINING, "swav", preset="single")] == ["base.yaml", "swav.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("task", "epochs", "grid"), [("hemorrhage", 16, [48, 56, 20]), ("metastasis", 3, [64, 80, 42])]
+)
+def test_a_finetuning_takes_the_settings_of_the_shipped_weights(
+    task: str, epochs: int, grid: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Mock(side_effect=UserError("seen"))
+    monkeypatch.setattr(workflow, "run_training", run)
+    given: dict[str, Any] = {"store": tmp_path / "store", "labels": tmp_path / "labels.csv", "out": tmp_path / "run"}
+    for preset in ("shipped", "single"):
+        with pytest.raises(UserError, match="seen"):
+            workflow.finetune(task, preset=preset, **given)
+    shipped, single = (read_config(call.args[0]) for call in run.call_args_list)
+    assert (shipped["max_epochs"], shipped["task"]["grid"]) == (epochs, grid)
+    assert shipped["network_settings"]["growth"] == 7
+    assert "grid" not in single["task"]
+    labelled = "$earlier.labelled_patients(@encoder_path, @train::dataset.patients)"
+    assert shipped["train"]["handlers"][2]["labelled"] == single["train"]["handlers"][2]["labelled"] == labelled
+    for mode, preset in (("probe", "shipped"), ("full", "frozen")):
+        with pytest.raises(UsageError, match=f"--preset {preset}: no preset for --mode {mode}; take --mode probe"):
+            workflow.finetune("hemorrhage", mode=mode, preset=preset, **given)
+
+
+def test_the_encoder_of_a_run_goes_before_that_of_a_preset_when_the_run_goes_on(tmp_path: Path) -> None:
+    files, kept = bundle_config(TASK_BUNDLES["hemorrhage"], "train", preset="shipped"), tmp_path / "config.yaml"
+    given = {"network_settings": {"growth": 5}}
+    kept.write_text(yaml.safe_dump(resolved(read_config(files), given)))
+    refuse_changes(kept, files, given)
+    with pytest.raises(UserError, match=r"begun with network_settings \{'growth': 5\}, not \{'growth': 6\}"):
+        refuse_changes(kept, files, {"network_settings": {"growth": 6}})
+    with pytest.raises(UserError, match="begun with max_epochs 16, not 9"):
+        refuse_changes(kept, files, {**given, "max_epochs": 9})
 
 
 def test_a_preset_that_does_not_exist_lists_those_there_are() -> None:

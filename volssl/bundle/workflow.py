@@ -49,7 +49,7 @@ MAY_CHANGE = (
     "checkpoint_steps",
 )
 FIRST_STAGE = "suspects"  # folder of a run whose task has two stages
-FROZEN_MODES = ("probe", "knn")  # which lay the preset `frozen` over a task's config
+FROZEN, FROZEN_MODES = "frozen", ("probe", "knn")  # the preset that these lay over a task's config
 TRAINING_KEYS = (  # and have no use for these
     "max_epochs",
     "batch_size",
@@ -109,6 +109,7 @@ def finetune(
     mode: str = "full",
     fraction: float = 1.0,
     target: str = "",
+    preset: str = SINGLE,
     resume: bool = False,
     words: Sequence[str] = (),
     ranges: bool = True,
@@ -118,11 +119,12 @@ def finetune(
     Args:
         mode: `full`, `last` or `frozen` train, `probe` and `knn` look at features of the encoder as it is.
         target: label columns of a classification, parted by commas.
+        preset: `single`, the config as it stands, or `shipped`, what the weights that volssl ships were trained with.
         ranges: measure the training data at the end, for a bundle that tells scans unlike them. Without, `volssl
             export` measures them, if store and labels are still where they were.
 
     Raises:
-        UserError: for a task or option that does not exist, labels that do not fit, or whatever stops the run.
+        UserError: for a task, preset or option that does not exist, labels that do not fit, or whatever stops the run.
     """
     if task not in TASK_BUNDLES:
         raise UserError(f"{task}: no such task{nearest(task, list(TASK_BUNDLES))}; there are {', '.join(TASK_BUNDLES)}")
@@ -146,7 +148,9 @@ def finetune(
         )
     if frozen and (idle := [word for word in words if word.partition("=")[0] in TRAINING_KEYS]):
         say(f"mode {mode} trains no encoder: {', '.join(idle)} changes nothing")
-    config = bundle_config(TASK_BUNDLES[task], "train", preset="frozen" if frozen else SINGLE)
+    if preset != SINGLE and FROZEN in (preset, FROZEN if frozen else ""):
+        raise UsageError(f"--preset {preset}: no preset for --mode {mode}; take --mode probe or knn, or another preset")
+    config = bundle_config(TASK_BUNDLES[task], "train", preset=FROZEN if frozen else preset)
     run_training(config, given=given, words=words, resume=resume)
     if ranges and mode != "knn" and rank() == 0:  # whose run is not exported
         from volssl.bundle.training_data import keep_training_data  # which imports this module
@@ -244,7 +248,9 @@ def refuse_changes(kept: Path, config: Sequence[Path], overrides: Mapping[str, A
         raise UserError(f"{kept.parent}: holds a run of another method; go on with that, or name another folder")
     preset = {key: value for path in config if path.parent.name == PRESETS for key, value in read_mapping(path).items()}
     for key, value in {**preset, **overrides}.items():
-        said_otherwise = key not in overrides and any(word.startswith(key) for word in overrides)
+        said_otherwise = key not in overrides and any(
+            word.startswith(key) or key.startswith(f"{word}{SEPARATOR}") for word in overrides
+        )
         if said_otherwise or key.split(SEPARATOR)[-1] in MAY_CHANGE:
             continue
         if isinstance(value, Mapping) and "_target_" in value:  # of a preset; what stands in it may have been changed

@@ -8,11 +8,15 @@ from typing import Annotated
 
 import typer
 
-from volssl.bundle.shipped import PRETRAINING, SINGLE, presets, train_configs
+from volssl.bundle.shipped import PRETRAINING, SINGLE, TASK_BUNDLES, presets, train_configs
 from volssl.cli.shared import JsonOption, LabelsOption, Overrides, StoreOption, app, result, then, wrote
 from volssl.progress import say
 
 METHODS = train_configs(PRETRAINING)
+TASK_PRESETS = {
+    task: [name for name in presets(bundle, "train") if name not in (SINGLE, "frozen")]  # which --mode lays over it
+    for task, bundle in TASK_BUNDLES.items()
+}
 PRESETS = "; ".join(
     f"of {name} {', '.join(others)}" for name in METHODS if (others := list(presets(PRETRAINING, name))[1:])
 )
@@ -22,6 +26,14 @@ PresetOption = Annotated[
 ]
 LabelsToo = Annotated[
     Path | None, typer.Option(help="A CSV keyed by `study`: the hybrid method learns from it, others are probed.")
+]
+TaskPresetOption = Annotated[
+    str,
+    typer.Option(
+        help=f"{SINGLE}, the task's config as it stands, or other values for it: "
+        + "; ".join(f"of {task} {', '.join(names)}" for task, names in TASK_PRESETS.items() if names)
+        + "."
+    ),
 ]
 TargetOption = Annotated[
     str, typer.Option(help="Its label columns, CT or MR, parted by commas; hemorrhage on CT where left out.")
@@ -101,6 +113,7 @@ def finetune(
     target: Annotated[
         str, typer.Option(help="Label columns of a classification: 0/1, classes or steps; several parted by commas.")
     ] = "",
+    preset: TaskPresetOption = SINGLE,
     resume: ResumeOption = False,
 ) -> None:
     """Fine-tune a classifier on a store's labelled training patients."""
@@ -115,6 +128,7 @@ def finetune(
         mode=mode,
         fraction=fraction,
         target=target,
+        preset=preset,
         resume=resume,
         words=overrides or [],
     )
