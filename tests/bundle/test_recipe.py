@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.bundle.conftest import GRID, Line
+from volssl.bundle.card import looked_at, seen, stripped
 from volssl.bundle.config import read_config
 from volssl.bundle.export import export_run
+from volssl.bundle.metadata import read_facts
 from volssl.bundle.predict import predict_studies
 from volssl.bundle.recipe import deviations, is_recipe
 from volssl.bundle.runs import load_run
@@ -140,3 +143,32 @@ def test_the_train_config_beside_those_of_methods_is_that_of_the_shipped_weights
         [configs / "base.yaml", configs / f"{method}.yaml", preset]
     )
     assert "train" not in train_configs(PRETRAINING)
+
+
+def test_a_bundle_that_learnt_from_stripped_brains_says_so_wherever_its_input_is_told() -> None:
+    folder = bundle_folder("brain_mr_metastasis_classification")
+    card = (folder / "docs" / "README.md").read_text()
+    preprocessing = card[card.index("## Preprocessing") : card.index("## Input and output")]
+    assert "**These weights were trained on skull-stripped brains: strip a study of its skull before" in preprocessing
+    assert "The 240 skull-stripped volumes of this training" in card
+    assert "Input: one channel of MR of skull-stripped brains, percentiles" in card
+    told = json.loads((folder / "configs" / "metadata.json").read_text())["image_classes"]
+    assert told == (
+        "one channel of MR of skull-stripped brains, percentiles .5 and 99.5 mapped to [0, 1]; strip a study of its "
+        "skull first"
+    )
+
+
+def test_what_is_not_known_to_be_stripped_is_not_called_so() -> None:
+    facts = read_facts(bundle_folder("brain_mr_metastasis_classification"))
+    assert stripped(facts)
+    assert facts.ranges is not None
+    whole = replace(facts.ranges, values=facts.ranges.values | {"median": (0.23, 0.33, 0.02)})
+    others = [
+        replace(facts, ranges=whole),
+        replace(facts, simulated=False),
+        replace(facts, simulated=None, ranges=None),
+        replace(facts, task="classification"),
+    ]
+    assert [stripped(other) for other in others] == [False] * 4
+    assert not any("skull" in looked_at(other) + seen(other) for other in others)

@@ -10,6 +10,7 @@ from volssl.bundle.answer_content import RESEARCH
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.packing import Packed
 from volssl.bundle.ranges import written
+from volssl.tasks import Metastasis
 
 STATUS = {
     True: "**Trained on simulated data** (`volssl simulate`): nothing here says anything about patients.",
@@ -22,6 +23,12 @@ LICENCES = {
     "passing it on, where they are from and under which licence they may be used.\n",
     None: "What the weights were trained on is not recorded. Who exported the bundle states it here, before passing it "
     "on.\n",
+}
+SKULLS = {
+    True: "**These weights were trained on skull-stripped brains: strip a study of its skull before it is answered.** "
+    "volssl does not do it, and takes what is bright outside of the brain for metastases.",
+    False: "A study comes with its skull or without, as the data did that these weights were trained on: which, says who "
+    "exported them. volssl strips no skull.",
 }
 MARK = re.compile(r"<!-- (?P<name>\w+) -->.*?<!-- /(?P=name) -->", re.DOTALL)  # a part that is filled in
 BEHIND_FORMATS = "## Limitations"
@@ -61,6 +68,8 @@ def model_card(recipe: str, packed: Packed, facts: BundleFacts, *, marked: bool 
         ),
         "figures": figure_table(packed.figures, facts),
     }
+    if facts.task == Metastasis.name:
+        parts["skull"] = SKULLS[stripped(facts)]
     recipe = OTHER_FORMATS.sub("", recipe)
     for name, text in parts.items():
         found = [match for match in MARK.finditer(recipe) if match["name"] == name]
@@ -90,8 +99,20 @@ def looked_at(facts: BundleFacts) -> str:
     if "MR" in contract.modality:
         scaled.append("percentiles .5 and 99.5 of MR" if scaled else "percentiles .5 and 99.5")
     low, high = contract.value_range
-    told = f"{counted(contract.channels)} of {contract.modality}, {', '.join(scaled)} mapped to [{low:g}, {high:g}]"
+    brains = " of skull-stripped brains" if stripped(facts) else ""
+    told = f"{counted(contract.channels)} of {contract.modality}{brains}, {', '.join(scaled)} mapped to [{low:g}, {high:g}]"
     return f"{told}, then the same of the study's coronal series, zeros without one" if facts.join else told
+
+
+def stripped(facts: BundleFacts) -> bool:
+    """Whether a network is known to have learnt metastases from brains without skulls.
+
+    Simulated ones alone tell: a whole head fills more than half of its box, a stripped brain less, so that the median
+    is that of air.
+    """
+    if facts.task != Metastasis.name or not facts.simulated or facts.ranges is None:
+        return False
+    return "median" in facts.ranges.values and facts.ranges.values["median"][1] == 0
 
 
 def seen(facts: BundleFacts) -> str:
@@ -101,8 +122,8 @@ def seen(facts: BundleFacts) -> str:
     spacing, extent = (
         " × ".join(written(pair) for pair in ranges) for ranges in (facts.ranges.spacing_mm, facts.ranges.extent_mm)
     )
-    volumes = facts.ranges.volumes
-    return f"The {volumes} volumes of this training had voxels of {spacing} mm in a field of view of {extent} mm."
+    volumes = f"{facts.ranges.volumes} {'skull-stripped ' if stripped(facts) else ''}volumes"
+    return f"The {volumes} of this training had voxels of {spacing} mm in a field of view of {extent} mm."
 
 
 def figure_table(figures: Mapping[str, Any] | None, facts: BundleFacts) -> str:

@@ -21,7 +21,7 @@ import yaml
 import volssl
 from volssl.bundle.agreement import INFERENCE
 from volssl.bundle.artefacts import FORMATS, add_artefacts, refuse_missing_packages
-from volssl.bundle.card import LICENCES, looked_at, model_card, shortened
+from volssl.bundle.card import LICENCES, looked_at, model_card, shortened, stripped
 from volssl.bundle.config import read_config
 from volssl.bundle.metadata import METADATA, SECTION, BundleFacts, read_metadata
 from volssl.bundle.packing import Packed, packed_run
@@ -150,7 +150,7 @@ def metadata_of(recipe: Path, facts: BundleFacts, figures: Mapping[str, Any] | N
     pred["channel_def"] = {str(index): name for index, name in enumerate(columns)}
     if facts.dim:
         values["pred_classes"] = f"a feature of {facts.dim} numbers that describes the volume"
-    values["image_classes"] = looked_at(facts)
+    values["image_classes"] = looked_at(facts) + "; strip a study of its skull first" * stripped(facts)
     return values | {
         "monai_version": version("monai"),
         "pytorch_version": torch.__version__.split("+")[0],
