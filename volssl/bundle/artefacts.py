@@ -296,4 +296,4 @@ def refuse_missing_packages(names: Sequence[str]) -> None:
 
     missing = [name for name in ("onnx", "onnxruntime") if "onnx" in names and find_spec(name) is None]
     if missing:
-        raise UserError(f"--onnx needs {' and '.join(missing)}: pip install 'volssl[onnx]'")
+        raise UserError(f"--onnx needs {' and '.join(missing)}: pip install '.[onnx]' in a clone of volssl")

@@ -91,7 +91,7 @@ def refuse_reports(facts: BundleFacts, *, research: bool) -> None:
         research: whether reports are to be marked.
     """
     if find_spec("highdicom") is None:
-        raise UserError("--dicom-sr needs highdicom: pip install 'volssl[sr]'")
+        raise UserError("--dicom-sr needs highdicom: pip install '.[sr]' in a clone of volssl")
     if facts.simulated is False or research:
         return
     why = "were trained on simulated data" if facts.simulated else "do not say what they were trained on"
