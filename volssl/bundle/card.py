@@ -10,6 +10,7 @@ from volssl.bundle.answer_content import RESEARCH
 from volssl.bundle.metadata import BundleFacts
 from volssl.bundle.packing import Packed
 from volssl.bundle.ranges import written
+from volssl.evaluation.output import CHOSEN_ON_VALIDATION, FIRST_POINT
 from volssl.tasks import Metastasis
 
 STATUS = {
@@ -27,13 +28,14 @@ LICENCES = {
 SKULLS = {
     True: "**These weights were trained on skull-stripped brains: strip a study of its skull before it is answered.** "
     "volssl does not do it, and takes what is bright outside of the brain for metastases.",
-    False: "A study comes with its skull or without, as the data did that these weights were trained on: which, says who "
-    "exported them. volssl strips no skull.",
+    False: "A study comes with its skull or without, as the data did that these weights were trained on: which, who "
+    "exported them says. volssl strips no skull.",
 }
 MARK = re.compile(r"<!-- (?P<name>\w+) -->.*?<!-- /(?P=name) -->", re.DOTALL)  # a part that is filled in
 BEHIND_FORMATS = "## Limitations"
 OTHER_FORMATS = re.compile(rf"^## Other formats\n.*?(?=^{BEHIND_FORMATS})", re.DOTALL | re.MULTILINE)
 NO_DATA = "No data come with this bundle."
+STOCK = "python -m monai.bundle run --bundle_root=BUNDLE"
 METRICS = {
     "auc": "AUC",
     "average_precision": "average precision",
@@ -42,13 +44,14 @@ METRICS = {
 }
 
 
-def model_card(recipe: str, packed: Packed, facts: BundleFacts, *, marked: bool = False) -> str:
+def model_card(recipe: str, packed: Packed, facts: BundleFacts, *, configs: Sequence[str], marked: bool = False) -> str:
     """Fill in the recipe's card.
 
     Args:
         recipe: docs/README.md of the shipped bundle, with its marked parts.
         packed: the run.
         facts: of the weights.
+        configs: what trained the weights, of the bundle's folder `configs`; each is laid over those before it.
         marked: leave the marks of the parts.
     """
     contract = facts.contract
@@ -64,8 +67,9 @@ def model_card(recipe: str, packed: Packed, facts: BundleFacts, *, marked: bool 
         + (
             f"Output: a feature of {facts.dim} numbers."
             if facts.dim
-            else f"Output: {len(facts.labels) + facts.slices} probabilities: {labels}."
+            else f"Output: {len(facts.labels) + facts.slices} probabilities: {labels}. {behind(packed.values)}"
         ),
+        "training": training(configs, facts, labels=packed.labelled, methods=marked and bool(facts.dim)),
         "figures": figure_table(packed.figures, facts),
     }
     if facts.task == Metastasis.name:
@@ -81,10 +85,59 @@ def model_card(recipe: str, packed: Packed, facts: BundleFacts, *, marked: bool 
     return recipe
 
 
+def training(configs: Sequence[str], facts: BundleFacts, *, labels: bool, methods: bool) -> str:
+    """The lines that train the weights again with stock MONAI, and score what came out.
+
+    Args:
+        configs: as of `model_card`.
+        labels: whether training needs them.
+        methods: whether there are configs of other methods beside these.
+    """
+    run, weights = ("runs/pretraining", "encoder.pt") if facts.dim else (f"runs/{facts.task}", "model.pt")
+    table = " --labels=LABELS.csv"
+    told = [
+        "With stock MONAI: train as these weights were trained, then score what came out on labelled test patients.",
+        "Without `--weights`, those of the bundle are scored.",
+        "`--encoder_path=RUN` in the first line begins with an encoder; without, training is from scratch.",
+    ]
+    if methods:
+        told.append(
+            "For another method give `\"['BUNDLE/configs/base.yaml', 'BUNDLE/configs/swav.yaml']\"` in place of "
+            "`train.yaml`, in both lines."
+        )
+    return "\n".join(
+        [
+            *told,
+            "",
+            "```",
+            f"{STOCK} --config_file={config_files(configs)} \\",
+            f"    --dataset_dir=STORE{table * labels} --output_dir={run}",
+            f"{STOCK} --config_file={config_files([*configs, 'evaluate.yaml'])} \\",
+            f"    --dataset_dir=STORE{table} --output_dir=evaluation --weights={run}/{weights}",
+            "```",
+        ]
+    )
+
+
+def config_files(names: Sequence[str]) -> str:
+    """Files of a bundle's `configs` as MONAI's command line takes them."""
+    paths = [f"BUNDLE/configs/{name}" for name in names]
+    return paths[0] if len(paths) == 1 else f'"{paths}"'
+
+
 def with_formats(card: str, lines: Sequence[str]) -> str:
     """A card with a section on the files of other formats, a line each."""
     section = "## Other formats\n\nThe network alone, without preprocessing:\n\n" + "\n".join(lines)
     return card.replace(BEHIND_FORMATS, f"{section}\n\n{BEHIND_FORMATS}", 1)
+
+
+def behind(values: Mapping[str, Any]) -> str:
+    """What makes probabilities of what the network gives, by a run's entries in the inference config."""
+    if set(values.get("kinds", [])) <= {"binary"}:
+        step = "put a sigmoid behind them"
+    else:
+        step = "put behind them what `postprocessing` in `configs/inference.yaml` does"
+    return f"The network itself, and every file that is exported of it, gives logits: {step}."
 
 
 def counted(channels: int) -> str:
@@ -100,7 +153,8 @@ def looked_at(facts: BundleFacts) -> str:
         scaled.append("percentiles .5 and 99.5 of MR" if scaled else "percentiles .5 and 99.5")
     low, high = contract.value_range
     brains = " of skull-stripped brains" if stripped(facts) else ""
-    told = f"{counted(contract.channels)} of {contract.modality}{brains}, {', '.join(scaled)} mapped to [{low:g}, {high:g}]"
+    scan = f"{counted(contract.channels)} of {contract.modality}{brains}"
+    told = f"{scan}, {', '.join(scaled)} mapped to [{low:g}, {high:g}]"
     return f"{told}, then the same of the study's coronal series, zeros without one" if facts.join else told
 
 
@@ -136,14 +190,31 @@ def figure_table(figures: Mapping[str, Any] | None, facts: BundleFacts) -> str:
         f"Measured on {figures['n_studies']} {of_what}studies of {figures['n_patients']} {figures['split']} patients, "
         "with 95 % bootstrap intervals by patient.\n\n"
     )
+    points = {name: point for name, output in figures["outputs"].items() if (point := operating_point(output))}
+    if points:
+        flattered = [name for name, point in points.items() if point["chosen_on"] != CHOSEN_ON_VALIDATION]
+        but = f"; of {', '.join(flattered)} on these patients themselves, which flatters" if flattered else ""
+        header += (
+            "Sensitivity and specificity are those at the threshold, of each output its own, at which both are equal "
+            f"on validation patients{but}.\n\n"
+        )
     measured = {
         key: name for key, name in METRICS.items() if any(key in o["metrics"] for o in figures["outputs"].values())
     }
-    rows = ["| output | positives | " + " | ".join(measured.values()) + " |", "|---" * (2 + len(measured)) + "|"]
+    columns = ["output", "positives", *measured.values(), *["threshold"] * bool(points)]
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, output in figures["outputs"].items():
         cells = [cell(output["metrics"].get(metric)) for metric in measured]
+        if points:
+            cells.append(f"{points[name]['value']:.3f}" if name in points else "–")
         rows.append(f"| {name} | {output['positives']} of {output['n']} | {' | '.join(cells)} |")
     return header + "\n".join(rows)
+
+
+def operating_point(output: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Where an output's sensitivity and specificity were taken: threshold, rule, and whose cases chose it."""
+    point = output.get("operating_points", {}).get(FIRST_POINT)
+    return point and {"value": point["threshold"], "rule": point["rule"], "chosen_on": point["chosen_on"]}
 
 
 def cell(figure: Mapping[str, Any] | None) -> str:
@@ -155,7 +226,7 @@ def cell(figure: Mapping[str, Any] | None) -> str:
 
 
 def shortened(figures: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The evaluation as metadata.json keeps it: value and interval of each metric of each output."""
+    """The evaluation as metadata.json keeps it: value and interval of each metric of each output, and the threshold."""
     if figures is None:
         return {}
     kept = {
@@ -164,6 +235,7 @@ def shortened(figures: Mapping[str, Any] | None) -> dict[str, Any]:
             for metric, values in output["metrics"].items()
             if values["value"] is not None
         }
+        | ({"threshold": point} if (point := operating_point(output)) else {})
         for name, output in figures["outputs"].items()
     }
     elsewhere = {"external": True} if figures.get("external") else {}

@@ -25,7 +25,7 @@ from volssl.bundle.card import LICENCES, looked_at, model_card, shortened, strip
 from volssl.bundle.config import read_config
 from volssl.bundle.metadata import METADATA, SECTION, BundleFacts, read_metadata
 from volssl.bundle.packing import Packed, packed_run
-from volssl.bundle.recipe import CARD, LICENCE, PLACES, fill_recipe, is_recipe, refuse_other_recipe
+from volssl.bundle.recipe import CARD, LICENCE, PLACES, fill_recipe, is_recipe, refuse_other_recipe, training_configs
 from volssl.bundle.shipped import BASE, bundle_folder
 from volssl.bundle.verify import CheckedBundle, build, check_bundle
 from volssl.bundle.weights import FEATURES, WEIGHTS, fill, read_weights
@@ -98,7 +98,8 @@ def write_bundle(folder: Path, packed: Packed, config: Mapping[str, Any], recipe
         space = packed.known.space
         save_tensors(folder / FEATURES, {"mean": space.mean, "precision": space.precision})
     facts = facts_of(packed, folder, recipe)
-    card = model_card((recipe / CARD).read_text(), packed, facts, marked=marked)
+    configs = training_configs(recipe, config) if marked else [TRAIN.name]
+    card = model_card((recipe / CARD).read_text(), packed, facts, configs=configs, marked=marked)
     write_text(folder / METADATA, json.dumps(metadata_of(recipe, facts, packed.figures), indent=2) + "\n")
     write_text(folder / INFERENCE, inference_config((recipe / INFERENCE).read_text(), packed.values))
     write_text(folder / TRAIN, yaml.safe_dump(dict(config), sort_keys=False, default_flow_style=None, width=110))
@@ -146,8 +147,10 @@ def metadata_of(recipe: Path, facts: BundleFacts, figures: Mapping[str, Any] | N
     series = ["image"] * facts.contract.channels + ["coronal series of the study"] * facts.contract.channels
     image["channel_def"] = {str(index): series[index] for index in range(facts.channels)}
     image["spatial_shape"] = list(facts.contract.grid)
-    pred["num_channels"] = facts.dim or len(columns)
-    pred["channel_def"] = {str(index): name for index, name in enumerate(columns)}
+    processed = values["network_data_format"].get("post_processed_outputs", {})  # none of features
+    for told in (pred, *processed.values()):
+        told["num_channels"] = facts.dim or len(columns)
+        told["channel_def"] = {str(index): name for index, name in enumerate(columns)}
     if facts.dim:
         values["pred_classes"] = f"a feature of {facts.dim} numbers that describes the volume"
     values["image_classes"] = looked_at(facts) + "; strip a study of its skull first" * stripped(facts)

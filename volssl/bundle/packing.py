@@ -40,6 +40,7 @@ class Packed:
         patients: how many the weights saw, an encoder that they began with included.
         began: a sentence on what the weights began as.
         known: of the training data; None where they are not at hand.
+        labelled: whether training took labels.
         figures: what `volssl evaluate`, or of an encoder `evaluate.yaml`, found of these weights, or None.
     """
 
@@ -59,6 +60,7 @@ class Packed:
     figures: dict[str, Any] | None
     join: str = ""
     flips: bool = False
+    labelled: bool = True
 
 
 def packed_run(run: Path) -> Packed:
@@ -140,6 +142,7 @@ def packed_encoder(run: Path) -> Packed:
         began=beginning(run, method=read_encoder_file(run).method),
         known=encoder_data(run, network, contract, patients),
         figures=evaluation_of(run, ENCODER),
+        labelled=bool(read_config(run / CONFIG).get("labels")),
     )
 
 

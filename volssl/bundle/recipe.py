@@ -79,6 +79,15 @@ def fill_recipe(folder: Path, made: Path, config: Mapping[str, Any]) -> None:
         write_text(path, HEADER + yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=110))
 
 
+def training_configs(folder: Path, config: Mapping[str, Any]) -> list[str]:
+    """The files of a filled recipe's `configs` that train its weights again, each laid over those before it."""
+    preset = preset_of(folder, config)
+    if folder / "configs" / TRAIN not in training_files(folder):  # a recipe with a config a method has all in one
+        return [TRAIN]
+    base = [BASE] if (folder / "configs" / BASE).is_file() else []
+    return [*base, TRAIN, *(f"{PRESETS}/{name}_{SHIPPED}.yaml" for name in preset)]
+
+
 def preset_of(folder: Path, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What a run did otherwise than the recipe's train config of the same method, under that config's name."""
     found = {}
