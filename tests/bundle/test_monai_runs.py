@@ -38,19 +38,21 @@ class Case:
     store: Path
     cohort: Path
     answer: str
+    studies: list[Path]
 
 
 @pytest.fixture(params=["head_ct", "brain_mr", "pretraining"])
 def case(request: pytest.FixtureRequest) -> Case:
     if request.param == "head_ct":
         line: Line = request.getfixturevalue("line")
-        return Case(line.bundle, line.store, line.cohort, "volume")
+        return Case(line.bundle, line.store, line.cohort, "volume", line.series)
     fixtures = {
         "brain_mr": ("brain_bundle", "brain_store", "brain_cohort", "volume"),
         "pretraining": ("swav_bundle", "store", "cohort", "embedding"),
     }
     *names, answer = fixtures[request.param]
-    return Case(*(request.getfixturevalue(name) for name in names), answer)
+    bundle, store, cohort = (request.getfixturevalue(name) for name in names)
+    return Case(bundle, store, cohort, answer, sorted((cohort / "volumes").glob("*.nii.gz"))[:2])
 
 
 def run(
@@ -119,17 +121,19 @@ def test_of_two_processes_one_answers_as_one_alone_does(line: Line, tmp_path: Pa
     assert [answer.content for answer in alone] == first
 
 
-def test_two_processes_of_monai_answer_and_score_once(line: Line, tmp_path: Path) -> None:
-    places = [f"--bundle_root={line.bundle}", f"--dataset_dir={line.dicom}", "--output_dir=told"]
-    run(tmp_path / "here", files(line.bundle, "inference"), *places, launcher=TWO)
+def test_two_processes_of_monai_answer_and_score_once(case: Case, tmp_path: Path) -> None:
+    studies = [str(path) for path in case.studies]
+    places = [f"--bundle_root={case.bundle}", f"--dataset_dir={studies}", "--output_dir=told"]
+    run(tmp_path / "here", files(case.bundle, "inference"), *places, launcher=TWO)
     rows = list(csv.DictReader((tmp_path / "here" / "told" / "answers.csv").open()))
     assert len(rows) == len(list((tmp_path / "here" / "told").glob("*.json"))) == 2
-    alone = predict_studies(line.bundle, [line.dicom], tmp_path / "alone", key=tmp_path / "here/told/private.key")
+    alone = predict_studies(case.bundle, case.studies, tmp_path / "alone", key=tmp_path / "here/told/private.key")
+    assert len(alone) == 2
     for answer in alone:
         assert json.loads((tmp_path / "here" / "told" / answer.path.name).read_text()) == answer.content
 
-    places = [f"--bundle_root={line.bundle}", f"--dataset_dir={line.store}", f"--labels={line.cohort / 'labels.csv'}"]
-    words = [files(line.bundle, "train", "evaluate"), *places, "--split=validation"]
+    places = [f"--bundle_root={case.bundle}", f"--dataset_dir={case.store}", f"--labels={case.cohort / 'labels.csv'}"]
+    words = [files(case.bundle, "train", "evaluate"), *places, "--split=validation"]
     run(tmp_path / "here", *words, "--output_dir=two", launcher=TWO)
     run(tmp_path / "here", *words, "--output_dir=one")
     two, one = (json.loads((tmp_path / "here" / name / "metrics.json").read_text()) for name in ("two", "one"))
