@@ -106,7 +106,7 @@ def test_the_lines_of_an_exported_card_run(kind: str, request: pytest.FixtureReq
             "brain": ("brain_bundle", "brain_store", "brain_cohort"),
             "encoder": ("swav_bundle", "store", "cohort"),
         }
-        places = tuple(request.getfixturevalue(name) for name in names[kind])  # type: ignore[assignment]
+        places = tuple(request.getfixturevalue(name) for name in names[kind])
     bundle, store, cohort = places
     run_printed(bundle, store, cohort / "labels.csv", tmp_path, words="--max_epochs=1 --workers=0")
 
